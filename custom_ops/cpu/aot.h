@@ -1,0 +1,127 @@
+// MindSpore's ahead-of-time ("aot") calling convention, and how this library reads it.
+//
+// MindSpore calls a kernel as
+//   int Kernel(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, void *extra)
+// with the inputs first and the outputs after them. When the operator was registered without shape and dtype functions it
+// also asks <Kernel>InferShape and <Kernel>InferType. A kernel fails by throwing a std::exception: its what() reaches the
+// user as a RuntimeError, whereas a return code would reach them as a bare number.
+//
+// None of this needs a MindSpore header, so one library serves every MindSpore and every Python version.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+class AotExtra;        // MindSpore's; only ever passed through
+enum TypeId : int {};  // MindSpore's; only ever copied from an input to an output
+
+#define MLML_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace mlml {
+
+enum class Dtype { kFloat16, kFloat32 };
+
+// The matrix of scores and the matrix of labels behind one call. A 1-D input is one row.
+struct Batch {
+  Dtype dtype = Dtype::kFloat32;
+  const void *input = nullptr;
+  const int32_t *target = nullptr;
+  bool is_matrix = false;
+  int64_t rows = 0;
+  int64_t classes = 0;
+};
+
+[[noreturn]] inline void Fail(const std::string &message) {
+  throw std::invalid_argument("For 'multilabel_margin_loss', " + message);
+}
+
+class Arguments {
+ public:
+  Arguments(int nparam, int expected, void **params, const int *ndims, int64_t **shapes, const char **dtypes)
+      : params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {
+    if (nparam != expected) {
+      Fail("the kernel takes " + std::to_string(expected) + " parameters, but got " + std::to_string(nparam) + ".");
+    }
+    if (params == nullptr || ndims == nullptr || shapes == nullptr || dtypes == nullptr) {
+      Fail("the kernel got a null pointer instead of its parameters.");
+    }
+  }
+
+  // Parameters 0 and 1 of every kernel.
+  Batch ReadBatch() const {
+    Batch batch;
+    batch.dtype = ReadDtype(0, "input");
+    if (dtypes_[1] == nullptr || std::strcmp(dtypes_[1], "int32") != 0) {
+      Fail("the dtype of 'target' must be int32, but got " + DtypeName(1) + ".");
+    }
+    if (ndims_[0] != 1 && ndims_[0] != 2) {
+      Fail("the rank of 'input' must be 1 or 2, but got " + std::to_string(ndims_[0]) + ".");
+    }
+    if (Shape(0) != Shape(1)) {
+      Fail("the shape of 'target' must be the same as that of 'input', " + ShapeName(0) + ", but got " + ShapeName(1) +
+           ".");
+    }
+    batch.is_matrix = ndims_[0] == 2;
+    batch.rows = ndims_[0] == 2 ? shapes_[0][0] : 1;
+    batch.classes = shapes_[0][ndims_[0] - 1];
+    if (batch.rows < 0 || batch.classes <= 0) {
+      Fail("the number of classes must be positive, but got an 'input' of shape " + ShapeName(0) + ".");
+    }
+    batch.input = Pointer(0, batch.rows * batch.classes);
+    batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.classes));
+    return batch;
+  }
+
+  // A further parameter, which must hold `size` elements of the input's dtype.
+  void *Read(int index, const char *name, int64_t size) const {
+    if (ReadDtype(index, name) != ReadDtype(0, "input")) {
+      Fail("the dtype of '" + std::string(name) + "' must be that of 'input', but got " + DtypeName(index) + ".");
+    }
+    int64_t elements = 1;
+    for (int64_t dim : Shape(index)) elements *= dim;
+    if (elements != size) {
+      Fail("'" + std::string(name) + "' must have " + std::to_string(size) + " elements, but got shape " +
+           ShapeName(index) + ".");
+    }
+    return Pointer(index, size);
+  }
+
+ private:
+  Dtype ReadDtype(int index, const char *name) const {
+    if (dtypes_[index] != nullptr && std::strcmp(dtypes_[index], "float32") == 0) return Dtype::kFloat32;
+    if (dtypes_[index] != nullptr && std::strcmp(dtypes_[index], "float16") == 0) return Dtype::kFloat16;
+    Fail("the dtype of '" + std::string(name) + "' must be float16 or float32, but got " + DtypeName(index) + ".");
+  }
+
+  void *Pointer(int index, int64_t elements) const {
+    if (params_[index] == nullptr && elements != 0) {
+      Fail("parameter " + std::to_string(index) + " of the kernel is a null pointer.");
+    }
+    return params_[index];
+  }
+
+  std::vector<int64_t> Shape(int index) const {
+    if (ndims_[index] < 0 || (ndims_[index] > 0 && shapes_[index] == nullptr)) {
+      Fail("parameter " + std::to_string(index) + " of the kernel has no shape.");
+    }
+    return {shapes_[index], shapes_[index] + ndims_[index]};
+  }
+
+  std::string ShapeName(int index) const {
+    std::string name;
+    for (int64_t dim : Shape(index)) name += (name.empty() ? "" : ", ") + std::to_string(dim);
+    return "(" + name + (ndims_[index] == 1 ? ",)" : ")");
+  }
+
+  std::string DtypeName(int index) const { return dtypes_[index] == nullptr ? "none" : dtypes_[index]; }
+
+  void **params_;
+  const int *ndims_;
+  int64_t **shapes_;
+  const char **dtypes_;
+};
+
+}  // namespace mlml

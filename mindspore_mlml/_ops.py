@@ -1,0 +1,104 @@
+"""Registration of the kernels as MindSpore operators, and their gradients.
+
+Each kernel is registered twice. Where the shapes are known, Python functions infer the output: a scalar loss is then a 0-D
+Tensor at once. In a graph with dynamic shapes MindSpore cannot call them, so the kernel library's own ``InferShape`` and
+``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped.
+"""
+
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import ops
+from mindspore.ops import CustomRegOp, DataType
+
+LIBRARY = Path(__file__).with_name("_cpu.so")
+REDUCTIONS = ("none", "mean", "sum")
+
+
+@ms.constexpr(get_instance=False)
+def _compiled():
+    """What the graph compiler sees: it evaluates this function."""
+    return True
+
+
+class _InGraph(_compiled):
+    """Tells graph code from PyNative, which calls the object itself."""
+
+    def __call__(self):
+        return False
+
+
+in_graph = _InGraph()
+
+
+def _loss_shape_none(input_shape, _):
+    return input_shape[:-1]
+
+
+def _loss_shape_scalar(_, __):
+    return ()
+
+
+def _gradient_shape(input_shape, _, __):
+    return input_shape
+
+
+def _input_dtype(input_dtype, *_):
+    return input_dtype
+
+
+def _custom(symbol, inputs, out_shape, bprop):
+    """Registers one symbol of the library; ``out_shape=None`` for dynamic shapes."""
+    reg_info = CustomRegOp()
+    for index, name in enumerate(inputs):
+        reg_info = reg_info.input(index, name)
+    reg_info = reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target("CPU")
+    return ops.Custom(
+        f"{LIBRARY}:{symbol}",
+        out_shape,
+        None if out_shape is None else _input_dtype,
+        "aot",
+        bprop=bprop,
+        reg_info=reg_info.get_op_info(),
+    )
+
+
+def _gradient(reduction, is_dynamic):
+    """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
+
+    def bprop(input, target, dout, output, doutput):
+        slope = operator(input, target, ops.ones_like(dout))
+        product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
+        if reduction == "none":
+            ddout = product.sum(-1).reshape(dout.shape)
+        else:
+            ddout = product.sum().reshape(dout.shape)
+        return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout, dout.dtype)
+
+    symbol = f"MultilabelMarginLossGrad{reduction.capitalize()}"
+    shape = None if is_dynamic else _gradient_shape
+    operator = _custom(symbol, ("input", "target", "dout"), shape, bprop)
+    return operator
+
+
+def _loss(reduction, is_dynamic):
+    """The operator (input, target) -> loss."""
+    gradient = _gradient(reduction, is_dynamic)
+
+    def bprop(input, target, output, doutput):
+        return gradient(input, target, doutput), _no_gradient(target)
+
+    symbol = f"MultilabelMarginLoss{reduction.capitalize()}"
+    shape = _loss_shape_none if reduction == "none" else _loss_shape_scalar
+    return _custom(symbol, ("input", "target"), None if is_dynamic else shape, bprop)
+
+
+def _no_gradient(target):
+    """The gradient of the labels. PyNative makes zeros of None if somebody asks; a graph drops zeros nobody asks for."""
+    if in_graph():
+        return ops.zeros_like(target)
+    return None
+
+
+loss = {reduction: _loss(reduction, False) for reduction in REDUCTIONS}
+dynamic_loss = {reduction: _loss(reduction, True) for reduction in REDUCTIONS}

@@ -1,0 +1,82 @@
+"""The functional form of the loss."""
+
+from mindspore import Tensor, ops
+
+from mindspore_mlml import _ops
+from mindspore_mlml._checks import check_arguments
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    Hinge loss for optimizing a multi-label classification.
+
+    Creates a criterion that optimizes a multi-label multi-classification hinge loss (margin-based loss) between
+    input :math:`x` (a 2D mini-batch `Tensor`) and output :math:`y` (which is a 2D `Tensor` of target class indices).
+    For each sample in the mini-batch:
+
+    .. math::
+        \text{loss}(x, y) = \sum_{ij}\frac{\max(0, 1 - (x[y[j]] - x[i]))}{\text{x.size}(0)}
+
+    where :math:`0 \leq y[j] \leq \text{x.size}(0)-1`, and :math:`i \neq y[j]` for all :math:`i` and :math:`j`.
+
+    The criterion only considers a contiguous block of non-negative targets that starts at the front: the first negative
+    value ends the list, and what stands behind it is not looked at. This allows for different samples to have variable
+    amounts of target classes. A class that stands in the list twice counts twice as :math:`j`.
+
+    Note:
+        - float16 is computed in float32, and sums are accumulated in float64.
+        - A NaN in a sample that has targets makes its loss and its gradient NaN.
+        - A sample without targets has loss 0 and gradient 0, and so has an empty batch.
+
+    Args:
+        input (Tensor): Predicted data, :math:`x` in the formula above. Tensor of shape :math:`(C)` or :math:`(N, C)`,
+            where :math:`N` is the batch size and :math:`C` is the number of classes. Data type must be float16 or
+            float32.
+        target (Tensor): Ground truth data, :math:`y` in the formula above, with the same shape as `input`, data type
+            must be int32 and label targets padded by -1.
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+
+            - ``'none'``: no reduction will be applied.
+            - ``'mean'``: compute and return the mean of elements in the output.
+            - ``'sum'``: the output elements will be summed.
+
+    Returns:
+        Tensor of the dtype of `input`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an
+        `input` of shape :math:`(C)`. Otherwise, its shape is :math:`()`.
+
+    Raises:
+        TypeError: If `input` or `target` is not a Tensor.
+        TypeError: If dtype of `input` is neither float16 nor float32.
+        TypeError: If dtype of `target` is not int32.
+        ValueError: If length of shape of `input` is neither 1 nor 2.
+        ValueError: If shape of `input` is not the same as `target`.
+        ValueError: If the number of classes is 0.
+        ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs.
+
+    Supported Platforms:
+        ``CPU``
+
+    Examples:
+        >>> import mindspore
+        >>> import numpy as np
+        >>> from mindspore import Tensor
+        >>> from mindspore_mlml import multilabel_margin_loss
+        >>> inputs = Tensor(np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]]), mindspore.float32)
+        >>> target = Tensor(np.array([[1, 2, 0, 3], [2, 3, -1, 1]]), mindspore.int32)
+        >>> output = multilabel_margin_loss(inputs, target)
+        >>> print(output)
+        0.325
+    """
+    if not isinstance(input, Tensor):
+        raise TypeError(f"For 'multilabel_margin_loss', the 'input' must be a Tensor, but got {input}.")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"For 'multilabel_margin_loss', the 'target' must be a Tensor, but got {target}.")
+    check_arguments(input.shape, target.shape, input.dtype, target.dtype, reduction)
+    if _ops.in_graph() and ops.is_sequence_value_unknown(input.shape):
+        loss = _ops.dynamic_loss[reduction](input, target)
+        if reduction == "none" and len(input.shape) == 2:
+            return loss
+        return loss.reshape(())
+    return _ops.loss[reduction](input, target)

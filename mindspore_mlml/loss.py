@@ -1,0 +1,72 @@
+"""The loss as a Cell."""
+
+from mindspore import Tensor, nn
+
+from mindspore_mlml.functional import multilabel_margin_loss
+
+
+class MultilabelMarginLoss(nn.LossBase):
+    r"""
+    Creates a loss criterion that minimizes the hinge loss for multi-label classification tasks.
+    It takes a 2D mini-batch Tensor :math:`x` as input and a 2D Tensor :math:`y` containing target class indices as
+    output.
+
+    For each sample in the mini-batch, the loss is computed as follows:
+
+    .. math::
+        \text{loss}(x, y) = \sum_{ij}\frac{\max(0, 1 - (x[y[j]] - x[i]))}{\text{x.size}(0)}
+
+    where :math:`0 \leq y[j] \leq \text{x.size}(0)-1`, and for all :math:`i` and :math:`j`, :math:`i` does not equal to
+    :math:`y[j]`.
+
+    See :func:`mindspore_mlml.multilabel_margin_loss` for how targets are read and for the numerics.
+
+    Args:
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+
+            - ``'none'``: no reduction will be applied.
+            - ``'mean'``: compute and return the mean of elements in the output.
+            - ``'sum'``: the output elements will be summed.
+
+    Inputs:
+        - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
+          size and :math:`C` is the number of classes. Data type must be float16 or float32.
+        - **target** (Tensor) - Ground truth data, with the same shape as `x`, data type must be int32 and label
+          targets padded by -1.
+
+    Outputs:
+        Tensor of the dtype of `x`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an `x` of
+        shape :math:`(C)`. Otherwise, its shape is :math:`()`.
+
+    Raises:
+        TypeError: If `x` or `target` is not a Tensor.
+        TypeError: If dtype of `x` is neither float16 nor float32.
+        TypeError: If dtype of `target` is not int32.
+        ValueError: If length of shape of `x` is neither 1 nor 2.
+        ValueError: If shape of `x` is not the same as `target`.
+        ValueError: If the number of classes is 0.
+        ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs.
+
+    Supported Platforms:
+        ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import numpy as np
+        >>> from mindspore_mlml import MultilabelMarginLoss
+        >>> loss = MultilabelMarginLoss()
+        >>> x = ms.Tensor(np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]]), ms.float32)
+        >>> target = ms.Tensor(np.array([[1, 2, 0, 3], [2, 3, -1, 1]]), ms.int32)
+        >>> output = loss(x, target)
+        >>> print(output)
+        0.325
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.reduction = reduction
+
+    def construct(self, x: Tensor, target: Tensor) -> Tensor:
+        return multilabel_margin_loss(x, target, self.reduction)

@@ -1,0 +1,39 @@
+"""Fixtures and helpers that the tests share."""
+
+import os
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Compiling a graph takes longer than hypothesis expects of an example.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+MODES = {"pynative": ms.PYNATIVE_MODE, "graph": ms.GRAPH_MODE}
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    """Runs the test in PyNative and in graph mode."""
+    ms.set_context(mode=MODES[request.param])
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture(autouse=True)
+def _in_temporary_directory(tmp_path, monkeypatch):
+    """MindSpore leaves files in the working directory when a graph fails to compile."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20261124)
+
+
+@pytest.fixture
+def clean_environment():
+    """The environment of a subprocess."""
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,134 @@
+"""Every documented error, in both modes, with the offending value in its message."""
+
+import subprocess
+import sys
+import textwrap
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, check_against_reference, run_loss
+from mindspore import Tensor
+from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+
+INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
+
+
+def call(form, input, target):
+    return FORMS[form]("mean")(input, target)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [EXAMPLE_INPUT, [[7.0, 2.0]], 7.0, None, "abc"], ids=["array", "list", "float", "None", "str"])
+def test_input_and_target_must_be_tensors(mode, form, value):
+    shown = {list: "[[7", np.ndarray: "0.1"}.get(type(value), str(value)[:2])
+    with pytest.raises(TypeError, match="'input' must be a Tensor, but got") as error:
+        call(form, value, TARGET)
+    assert shown in str(error.value)
+    with pytest.raises(TypeError, match="'target' must be a Tensor, but got") as error:
+        call(form, INPUT, value)
+    assert shown in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [ms.float64, ms.bfloat16, ms.int32, ms.int8, ms.uint8, ms.bool_])
+def test_input_must_be_float16_or_float32(mode, form, dtype):
+    with pytest.raises(TypeError, match=f"dtype of 'input' must be float16 or float32, but got {dtype}"):
+        call(form, INPUT.astype(dtype), TARGET)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [ms.int64, ms.int16, ms.uint8, ms.float32, ms.float16, ms.bool_])
+def test_target_must_be_int32(mode, form, dtype):
+    with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}"):
+        call(form, INPUT, TARGET.astype(dtype))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(), (1, 2, 4), (2, 2, 2, 1)])
+def test_rank_must_be_1_or_2(mode, form, shape):
+    input, target = Tensor(np.zeros(shape, np.float32)), Tensor(np.zeros(shape, np.int32))
+    with pytest.raises(ValueError, match="rank of 'input' must be 1 or 2, but got shape") as error:
+        call(form, input, target)
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(2, 3), (4, 2), (1, 4), (8,), (4,), (2, 4, 1)])
+def test_shapes_must_be_the_same(mode, form, shape):
+    with pytest.raises(ValueError, match="'target' must be the same as that of 'input'") as error:
+        call(form, INPUT, Tensor(np.zeros(shape, np.int32)))
+    assert "(2, 4)" in str(error.value)
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 0)])
+def test_there_must_be_a_class(mode, form, shape):
+    with pytest.raises(ValueError, match="number of classes must be positive, but got shape") as error:
+        call(form, Tensor(np.zeros(shape, np.float32)), Tensor(np.zeros(shape, np.int32)))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("reduction", ["avg", "Mean", "", None, 1, True])
+def test_reduction_must_be_one_of_the_documented(mode, reduction):
+    with pytest.raises(ValueError, match="'reduction' must be") as error:
+        FORMS["function"](reduction)(INPUT, TARGET)
+    assert str(reduction) in str(error.value)
+    with pytest.raises(ValueError, match="'reduction' must be") as error:
+        MultilabelMarginLoss(reduction)
+    assert str(reduction) in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [4, 5, 1000, 2**31 - 1])
+@pytest.mark.parametrize("position", [0, 3])
+def test_a_target_out_of_range_is_named_and_pynative_goes_on(form, dtype, bad, position):
+    input, target = EXAMPLE_INPUT.astype(dtype), np.array([[1, 2, 0, 3], [2, 3, 1, 0]], np.int32)
+    target[1, position] = bad
+    for run in (
+        lambda: run_loss(input, target, form=form).asnumpy(),
+        lambda: ms.grad(FORMS[form]("sum"))(Tensor(input), Tensor(target)).asnumpy(),
+    ):
+        with pytest.raises(RuntimeError, match="must be less than the number of classes, 4") as error:
+            run()
+        assert f"target[1][{position}] = {bad}" in str(error.value)
+    check_against_reference(input, EXAMPLE_TARGET)
+
+
+def test_the_error_of_a_single_row_names_its_position():
+    with pytest.raises(RuntimeError, match=r"target\[2\] = 9"):
+        multilabel_margin_loss(INPUT[0], Tensor(np.array([0, 1, 9, -1], np.int32))).asnumpy()
+
+
+def test_the_first_of_several_bad_targets_is_named():
+    target = np.array([[0, 1, 2, -1], [0, 1, 9, 8], [7, 0, 0, 0]], np.int32)
+    with pytest.raises(RuntimeError, match=r"target\[1\]\[2\] = 9"):
+        multilabel_margin_loss(Tensor(np.zeros((3, 4), np.float32)), Tensor(target)).asnumpy()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_target_out_of_range_is_named_in_graph_mode(form, tmp_path, clean_environment):
+    """In a process of its own: after a kernel has failed, MindSpore may refuse every later graph in the process."""
+    script = textwrap.dedent(f"""
+        import mindspore as ms, numpy as np
+        from mindspore import Tensor
+        from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+        ms.set_context(mode=ms.GRAPH_MODE)
+        forms = {{"cell": MultilabelMarginLoss(), "function": ms.jit(multilabel_margin_loss)}}
+        loss, input = forms[{form!r}], Tensor(np.zeros((2, 4), np.float32))
+        try:
+            print(loss(input, Tensor(np.array([[0, -1, 0, 0], [3, 4, -1, 0]], np.int32))))
+        except RuntimeError as error:
+            print("caught", error)
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        print("PyNative", multilabel_margin_loss(input, Tensor(np.zeros((2, 4), np.int32))))
+    """)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=clean_environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "caught" in result.stdout
+    assert "must be less than the number of classes, 4, but got target[1][1] = 4" in result.stdout
+    assert "PyNative 3.0" in result.stdout

@@ -1,0 +1,95 @@
+"""The semantics, row by row, against the reference: in both modes, for both dtypes and every reduction."""
+
+import numpy as np
+import pytest
+from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, check_against_reference, random_batch
+from helpers import run_gradient, run_loss
+
+NAN, INF = np.nan, np.inf
+
+# name: (scores, labels)
+ROWS = {
+    "one target": ([0.5, -1, 2, 0.25], [1, -1, 0, 2]),
+    "no terminator: every label counts": ([0.5, -1, 2, 0.25], [1, 0, 1, 2]),
+    "what stands after the terminator is not looked at": ([0.5, -1, 2, 0.25], [1, -1, 1000, -7]),
+    "any negative value ends the list": ([0.5, -1, 2, 0.25], [1, -5, 2, -1]),
+    "the smallest int32 ends the list": ([0.5, -1, 2, 0.25], [1, -(2**31), 2, -1]),
+    "a repeated class counts once per occurrence": ([0.5, -1, 2, 0.25], [1, 1, 1, -1]),
+    "no target": ([0.5, -1, 2, 0.25], [-1, 0, 1, 2]),
+    "no target, NaN": ([0.5, NAN, 2, 0.25], [-1, 0, 1, 2]),
+    "all classes are targets": ([0.5, -1, 2, 0.25], [3, 2, 1, 0]),
+    "all margins met": ([9, -1, -2, -3], [0, -1, 0, 0]),
+    "ties are inactive": ([2, 1, 1, 1], [0, -1, 0, 0]),
+    "NaN at another class": ([0.5, NAN, 2, 0.25], [0, -1, 0, 0]),
+    "NaN at a target": ([NAN, 0.5, 2, 0.25], [0, -1, 0, 0]),
+    "NaN, all classes are targets": ([NAN, 0.5, 2, 0.25], [0, 1, 2, 3]),
+    "+inf at another class": ([0.5, INF, 2, 0.25], [0, -1, 0, 0]),
+    "-inf at another class": ([0.5, -INF, 2, 0.25], [0, -1, 0, 0]),
+    "+inf at a target": ([INF, 0.5, 2, 0.25], [0, -1, 0, 0]),
+    "-inf at a target": ([-INF, 0.5, 2, 0.25], [0, -1, 0, 0]),
+    "+inf at a target and another class": ([INF, INF, 2, 0.25], [0, -1, 0, 0]),
+    "-inf at a target and another class": ([-INF, -INF, 2, 0.25], [0, -1, 0, 0]),
+    "-inf at a target, +inf at another class": ([-INF, INF, 2, 0.25], [0, -1, 0, 0]),
+    "+inf at a target, -inf at another class": ([INF, -INF, 2, 0.25], [0, -1, 0, 0]),
+    "infinities at targets only": ([INF, -INF, 2, 0.25], [0, 1, 2, 3]),
+    "+inf at one of two targets": ([INF, 1, 2, 0.25], [0, 1, -1, 0]),
+    "-inf at one of two targets, masked classes": ([0.5, -INF, -INF, 0.25], [0, 1, -1, 0]),
+    "masked classes": ([0.5, 1, -INF, -INF], [0, 1, -1, 0]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_of_the_semantics_table(mode, form, row):
+    scores, labels = (np.array(values) for values in ROWS[row])
+    for dtype in DTYPES:
+        check_against_reference(scores.astype(dtype), labels.astype(np.int32), "mean", form)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_all_rows_in_one_batch(mode, dtype, reduction):
+    input = np.array([scores for scores, _ in ROWS.values()], dtype)
+    target = np.array([labels for _, labels in ROWS.values()], np.int32)
+    check_against_reference(input, target, reduction)
+    finite = np.isfinite(input).all(axis=1)
+    check_against_reference(input[finite], target[finite], reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (3, 64), (8, 10), (2, 1000)])
+def test_random_batches(mode, rng, dtype, reduction, shape):
+    check_against_reference(*random_batch(rng, *shape, max_targets=shape[1], dtype=dtype), reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_an_empty_batch_has_loss_zero(mode, dtype, reduction):
+    input, target = np.zeros((0, 4), dtype), np.zeros((0, 4), np.int32)
+    loss = run_loss(input, target, reduction).asnumpy()
+    assert loss.shape == ((0,) if reduction == "none" else ())
+    assert loss.dtype == dtype
+    np.testing.assert_array_equal(loss, np.zeros_like(loss))
+    gradient = run_gradient(input, target, np.zeros(0) if reduction == "none" else 1.0, reduction)
+    assert gradient.shape == (0, 4)
+
+
+def test_large_finite_scores_do_not_overflow_on_the_way(mode):
+    huge = np.float32(3e38)
+    input, target = np.array([-huge, huge, 0, 0], np.float32), np.array([0, -1, 0, 0], np.int32)
+    assert float(run_loss(input, target).asnumpy()) == pytest.approx(6e38 / 4 + 3e38 / 2, rel=1e-6)
+
+
+def test_the_gradient_is_the_exact_count_over_c_rounded_once():
+    rng = np.random.default_rng(1)
+    input, target = random_batch(rng, 3, 1000, 700)
+    gradient = run_gradient(input, target, np.ones(3), "none") * 1000.0
+    np.testing.assert_allclose(gradient, np.round(gradient), rtol=2.0**-23)
+
+
+def test_inputs_are_not_modified(mode):
+    input, target = EXAMPLE_INPUT.copy(), EXAMPLE_TARGET.copy()
+    check_against_reference(input, target)
+    np.testing.assert_array_equal(input, EXAMPLE_INPUT)
+    np.testing.assert_array_equal(target, EXAMPLE_TARGET)
