@@ -5,7 +5,7 @@ Each check is evaluated at compile time in graph mode where the shapes are known
 
 from mindspore import dtype as mstype
 
-# Public constexpr warns about, and cannot handle, a dynamic shape; this one compiles the function into the graph instead.
+# The public constexpr cannot handle a dynamic shape; this one compiles the function into the graph instead.
 from mindspore.ops.primitive import _primexpr
 
 from mindspore_mlml._ops import REDUCTIONS

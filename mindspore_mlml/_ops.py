@@ -1,8 +1,8 @@
 """Registration of the kernels as MindSpore operators, and their gradients.
 
-Each kernel is registered twice. Where the shapes are known, Python functions infer the output: a scalar loss is then a 0-D
-Tensor at once. In a graph with dynamic shapes MindSpore cannot call them, so the kernel library's own ``InferShape`` and
-``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped.
+Each kernel is registered twice. Where the shapes are known, Python functions infer the output: a scalar loss is then a
+0-D Tensor at once. In a graph with dynamic shapes MindSpore cannot call them, so the kernel library's own
+``InferShape`` and ``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped.
 """
 
 from pathlib import Path
@@ -69,11 +69,8 @@ def _gradient(reduction, is_dynamic):
     def bprop(input, target, dout, output, doutput):
         slope = operator(input, target, ops.ones_like(dout))
         product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
-        if reduction == "none":
-            ddout = product.sum(-1).reshape(dout.shape)
-        else:
-            ddout = product.sum().reshape(dout.shape)
-        return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout, dout.dtype)
+        ddout = product.sum(-1) if reduction == "none" else product.sum()
+        return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
 
     symbol = f"MultilabelMarginLossGrad{reduction.capitalize()}"
     shape = None if is_dynamic else _gradient_shape
@@ -94,7 +91,7 @@ def _loss(reduction, is_dynamic):
 
 
 def _no_gradient(target):
-    """The gradient of the labels. PyNative makes zeros of None if somebody asks; a graph drops zeros nobody asks for."""
+    """The gradient of the labels: PyNative makes zeros of None when asked, a graph drops zeros nobody asks for."""
     if in_graph():
         return ops.zeros_like(target)
     return None

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 from reference import loss_and_gradient
 

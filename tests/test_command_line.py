@@ -1,11 +1,13 @@
 """What a user runs from a shell: the smoke test and the examples."""
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
 
-import mindspore_mlml
 import pytest
+
+import mindspore_mlml
 from mindspore_mlml import __main__, _backends
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,7 +23,9 @@ def test_smoke_test_prints_the_documented_output_and_nothing_else(tmp_path, clea
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split() for line in lines[:4]] == [
-        [name, mode, "0.325"] for mode in ("PyNative", "graph") for name in ("multilabel_margin_loss", "MultilabelMarginLoss")
+        [name, mode, "0.325"]
+        for mode in ("PyNative", "graph")
+        for name in ("multilabel_margin_loss", "MultilabelMarginLoss")
     ]
     assert lines[5].split() == ["backend", "kernel", "usable", "why"]
     assert [line.split()[0] for line in lines[6:]] == ["CPU", "GPU", "Ascend"]
@@ -59,3 +63,9 @@ def test_digits_example_trains(tmp_path, clean_environment):
     assert result.returncode == 0, result.stderr
     assert "exact match" in result.stdout
     assert (tmp_path / "train_digits.png").stat().st_size > 0
+
+
+def test_the_examples_of_the_readme_run():
+    failures, tests = doctest.testfile(str(EXAMPLES.parent / "README.md"), module_relative=False)
+    assert tests > 0
+    assert failures == 0

@@ -4,11 +4,12 @@ import doctest
 import inspect
 
 import mindspore as ms
-import mindspore_mlml
 import numpy as np
 import pytest
-from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, run_loss
 from mindspore import Tensor
+
+import mindspore_mlml
+from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, run_loss
 from mindspore_mlml import functional, loss
 
 

@@ -7,8 +7,9 @@ import textwrap
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, check_against_reference, run_loss
 from mindspore import Tensor
+
+from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, check_against_reference, run_loss
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 
 INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
@@ -19,7 +20,9 @@ def call(form, input, target):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("value", [EXAMPLE_INPUT, [[7.0, 2.0]], 7.0, None, "abc"], ids=["array", "list", "float", "None", "str"])
+@pytest.mark.parametrize(
+    "value", [EXAMPLE_INPUT, [[7.0, 2.0]], 7.0, None, "abc"], ids=["array", "list", "float", "None", "str"]
+)
 def test_input_and_target_must_be_tensors(mode, form, value):
     shown = {list: "[[7", np.ndarray: "0.1"}.get(type(value), str(value)[:2])
     with pytest.raises(TypeError, match="'input' must be a Tensor, but got") as error:

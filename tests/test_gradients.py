@@ -3,8 +3,9 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, GradientNet, random_batch
 from mindspore import Tensor, nn, ops
+
+from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, GradientNet, random_batch
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 from reference import loss_and_gradient
 

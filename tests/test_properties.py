@@ -2,10 +2,11 @@
 
 import mindspore as ms
 import numpy as np
-from helpers import DTYPES, REDUCTIONS, check_against_reference, run_gradient, run_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from helpers import DTYPES, REDUCTIONS, check_against_reference, run_gradient, run_loss
 
 FINITE = st.floats(-100, 100, width=16)
 ANY = st.floats(width=16) | st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 65504.0, -65504.0, 2.0**-24])

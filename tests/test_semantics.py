@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, check_against_reference, random_batch
-from helpers import run_gradient, run_loss
+
+from helpers import (
+    DTYPES,
+    EXAMPLE_INPUT,
+    EXAMPLE_TARGET,
+    FORMS,
+    REDUCTIONS,
+    check_against_reference,
+    random_batch,
+    run_gradient,
+    run_loss,
+)
 
 NAN, INF = np.nan, np.inf
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from mindspore.dataset import NumpySlicesDataset
+
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 
 

@@ -2,9 +2,9 @@
 //
 // MindSpore calls a kernel as
 //   int Kernel(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, void *extra)
-// with the inputs first and the outputs after them. When the operator was registered without shape and dtype functions it
-// also asks <Kernel>InferShape and <Kernel>InferType. A kernel fails by throwing a std::exception: its what() reaches the
-// user as a RuntimeError, whereas a return code would reach them as a bare number.
+// with the inputs first and the outputs after them. When the operator was registered without shape and dtype functions
+// it also asks <Kernel>InferShape and <Kernel>InferType. A kernel fails by throwing a std::exception: its what()
+// reaches the user as a RuntimeError, whereas a return code would reach them as a bare number.
 //
 // None of this needs a MindSpore header, so one library serves every MindSpore and every Python version.
 #pragma once

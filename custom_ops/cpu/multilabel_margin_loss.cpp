@@ -1,7 +1,7 @@
 // The multi-label margin loss and its gradient on a CPU.
 //
-// A row has scores x[0..C) and labels y. Let T be the position of the first negative label (C if there is none): the targets
-// are y[0..T), as a list in which a class may repeat, and P is the set of classes in it.
+// A row has scores x[0..C) and labels y. Let T be the position of the first negative label (C if there is none): the
+// targets are y[0..T), as a list in which a class may repeat, and P is the set of classes in it.
 //   loss        = 1/C * sum over j < T, i not in P of max(0, 1 - x[y_j] + x_i)
 //   d loss/dx_i = k_i/C for i not in P, with k_i = #{j : 1 - x[y_j] + x_i > 0}, and
 //   d loss/dx_p = -1/C * sum over j with y_j = p of #{i not in P : 1 - x[p] + x_i > 0}
@@ -128,7 +128,8 @@ int ForwardOf(const Batch &batch, Reduction reduction, T *loss) {
     total += row_loss;
   }
   if (reduction == Reduction::kSum) loss[0] = FromDouble<T>(total);
-  if (reduction == Reduction::kMean) loss[0] = FromDouble<T>(batch.rows == 0 ? 0 : total / static_cast<double>(batch.rows));
+  if (reduction == Reduction::kMean)
+    loss[0] = FromDouble<T>(batch.rows == 0 ? 0 : total / static_cast<double>(batch.rows));
   return 0;
 }
 
