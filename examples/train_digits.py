@@ -98,7 +98,7 @@ def draw(progress, steps, path):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     smoothed = np.array(progress.losses[: len(progress.losses) // SMOOTHING * SMOOTHING]).reshape(-1, SMOOTHING).mean(1)
     left.plot(np.arange(1, len(smoothed) + 1) * SMOOTHING / steps, smoothed, linewidth=0.8)
-    left.set(title=f"Training loss, mean of {SMOOTHING} steps", xlabel="epoch", ylabel="multi-label margin loss", yscale="log")
+    left.set(title=f"Training loss, mean of {SMOOTHING} steps", xlabel="epoch", yscale="log")
     epochs = np.arange(1, len(progress.accuracies) + 1)
     for values, name in zip(np.transpose(progress.accuracies), ("exact match", "per label")):
         right.plot(epochs, values, marker="o", markersize=3, label=name)
