@@ -6,13 +6,12 @@
 //   d loss/dx_i = k_i/C for i not in P, with k_i = #{j : 1 - x[y_j] + x_i > 0}, and
 //   d loss/dx_p = -1/C * sum over j with y_j = p of #{i not in P : 1 - x[p] + x_i > 0}
 // A NaN anywhere in a row that has targets makes its loss and its whole gradient NaN.
-#include <cmath>
-#include <limits>
-#include <string>
 #include <vector>
 
 #include "aot.h"
 #include "float16.h"
+#include "parallel.h"
+#include "row.h"
 
 namespace mlml {
 namespace {
@@ -53,117 +52,129 @@ MLML_KERNEL(MultilabelMarginLossGradSum, 3, Backward, kSum, SameAsInput)
 namespace mlml {
 namespace {
 
-// What one row needs beside its scores and labels; reused from row to row.
-struct Workspace {
-  std::vector<int32_t> targets;  // y[0..T)
-  std::vector<bool> is_target;   // P
-  std::vector<float> scores;     // x
-  std::vector<int64_t> active;   // per class: k_i, or for a target minus the number of classes it is active with
-};
+// Below this many scores, starting threads costs more than it saves.
+constexpr int64_t kSequentialScores = 1 << 15;
 
-// Fills `workspace` with the row's targets and scores.
-template <class T>
-void ReadRow(const Batch &batch, int64_t row, Workspace *workspace) {
-  const int32_t *labels = batch.target + row * batch.classes;
-  const T *input = static_cast<const T *>(batch.input) + row * batch.classes;
-  workspace->targets.clear();
-  workspace->is_target.assign(batch.classes, false);
-  for (int64_t j = 0; j < batch.classes && labels[j] >= 0; ++j) {
-    if (labels[j] >= batch.classes) {
-      Fail("a value of 'target' must be less than the number of classes, " + std::to_string(batch.classes) +
-           ", but got target" + (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" + std::to_string(j) +
-           "] = " + std::to_string(labels[j]) + ".");
+int Threads(const Batch &batch) { return batch.rows * batch.classes < kSequentialScores ? 1 : MaxThreads(); }
+
+// A few long rows are worked on in pieces by all threads; otherwise each row is one thread's.
+bool SharesRows(const Batch &batch, int threads) {
+  return threads > 1 && batch.rows < 4 * threads && Pieces(batch.classes) > 1;
+}
+
+// The loss of each row.
+std::vector<double> RowLosses(const Batch &batch) {
+  const RowKernels &kernels = SelectRowKernels(batch.dtype);
+  const int threads = Threads(batch);
+  const int64_t pieces = Pieces(batch.classes);
+  std::vector<double> losses(batch.rows);
+  const auto finish = [&](const Row &row, auto sum_of_piece) {
+    PieceSum total;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const PieceSum sum = sum_of_piece(piece);
+      total.sum += sum.sum;
+      total.finite = total.finite && sum.finite;
     }
-    workspace->targets.push_back(labels[j]);
-    workspace->is_target[labels[j]] = true;
+    losses[row.index] = kernels.loss(batch, row, total);
+  };
+  if (SharesRows(batch, threads)) {
+    std::vector<Row> rows(batch.rows);
+    std::vector<PieceSum> sums(batch.rows * pieces);
+    Parallel(threads, batch.rows, [&](int, int64_t index) { kernels.prepare_loss(batch, index, &rows[index]); });
+    Parallel(threads, batch.rows * pieces,
+             [&](int, int64_t i) { sums[i] = kernels.sum_piece(batch, rows[i / pieces], i % pieces); });
+    for (const Row &row : rows) finish(row, [&](int64_t piece) { return sums[row.index * pieces + piece]; });
+  } else {
+    std::vector<Row> workspaces(threads);
+    Parallel(threads, batch.rows, [&](int worker, int64_t index) {
+      Row &row = workspaces[worker];
+      kernels.prepare_loss(batch, index, &row);
+      finish(row, [&](int64_t piece) { return kernels.sum_piece(batch, row, piece); });
+    });
   }
-  workspace->scores.resize(batch.classes);
-  for (int64_t i = 0; i < batch.classes; ++i) workspace->scores[i] = ToFloat(input[i]);
+  return losses;
 }
 
-bool HasNan(const std::vector<float> &scores) {
-  for (float score : scores) {
-    if (std::isnan(score)) return true;
+// Writes the gradient; scale_of(row) is the weight of an active pair.
+template <class Scale>
+void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
+  const RowKernels &kernels = SelectRowKernels(batch.dtype);
+  const int threads = Threads(batch);
+  const int64_t pieces = Pieces(batch.classes);
+  std::vector<Counts> counts(threads);
+  if (SharesRows(batch, threads)) {
+    std::vector<Row> rows(batch.rows);
+    Parallel(threads, batch.rows, [&](int, int64_t index) {
+      kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]);
+    });
+    for (const Row &row : rows) {
+      std::vector<char> finite(threads, true);
+      for (Counts &of_worker : counts) kernels.start_counts(row, &of_worker);
+      Parallel(threads, pieces, [&](int worker, int64_t piece) {
+        if (!kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) finite[worker] = false;
+      });
+      for (int worker = 1; worker < threads; ++worker) {
+        finite[0] = finite[0] && finite[worker];
+        for (size_t i = 0; i < counts[0].counts.size(); ++i) counts[0].counts[i] += counts[worker].counts[i];
+      }
+      kernels.finish_gradient(batch, row, finite[0], counts[0], gradient);
+    }
+  } else {
+    std::vector<Row> workspaces(threads);
+    Parallel(threads, batch.rows, [&](int worker, int64_t index) {
+      Row &row = workspaces[worker];
+      kernels.prepare_gradient(batch, index, scale_of(index), &row);
+      kernels.start_counts(row, &counts[worker]);
+      bool finite = true;
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        if (!kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) finite = false;
+      }
+      kernels.finish_gradient(batch, row, finite, counts[worker], gradient);
+    });
   }
-  return false;
 }
 
-// The sum over the row's targets and other classes of the hinge, before the division by C. Each hinge is rounded to
-// float32 and their sum is accumulated in double: this is what makes the documented example print 0.325.
-double HingeSum(const Workspace &row) {
-  if (!row.targets.empty() && HasNan(row.scores)) return std::numeric_limits<double>::quiet_NaN();
+template <class T>
+void Reduce(const std::vector<double> &losses, Reduction reduction, T *loss) {
   double sum = 0;
-  for (int32_t target : row.targets) {
-    const float margin = 1.0f - row.scores[target];
-    for (size_t i = 0; i < row.scores.size(); ++i) {
-      if (row.is_target[i]) continue;
-      const float hinge = margin + row.scores[i];
-      if (hinge <= 0) continue;
-      sum += std::isinf(hinge) ? 1.0 - row.scores[target] + row.scores[i] : hinge;
-    }
+  for (size_t row = 0; row < losses.size(); ++row) {
+    if (reduction == Reduction::kNone) loss[row] = FromDouble<T>(losses[row]);
+    sum += losses[row];
   }
-  return sum;
-}
-
-void CountActive(Workspace *row) {
-  row->active.assign(row->scores.size(), 0);
-  for (int32_t target : row->targets) {
-    const float margin = 1.0f - row->scores[target];
-    for (size_t i = 0; i < row->scores.size(); ++i) {
-      if (row->is_target[i] || !(margin + row->scores[i] > 0)) continue;
-      row->active[i] += 1;
-      row->active[target] -= 1;
-    }
-  }
+  if (reduction == Reduction::kMean && !losses.empty()) sum /= static_cast<double>(losses.size());
+  if (reduction != Reduction::kNone) loss[0] = FromDouble<T>(sum);
 }
 
 template <class T>
-int ForwardOf(const Batch &batch, Reduction reduction, T *loss) {
-  Workspace workspace;
-  double total = 0;
-  for (int64_t row = 0; row < batch.rows; ++row) {
-    ReadRow<T>(batch, row, &workspace);
-    const double row_loss = HingeSum(workspace) / static_cast<double>(batch.classes);
-    if (reduction == Reduction::kNone) loss[row] = FromDouble<T>(row_loss);
-    total += row_loss;
-  }
-  if (reduction == Reduction::kSum) loss[0] = FromDouble<T>(total);
-  if (reduction == Reduction::kMean)
-    loss[0] = FromDouble<T>(batch.rows == 0 ? 0 : total / static_cast<double>(batch.rows));
-  return 0;
-}
-
-template <class T>
-int BackwardOf(const Batch &batch, Reduction reduction, const T *dout, T *gradient) {
-  Workspace workspace;
-  for (int64_t row = 0; row < batch.rows; ++row) {
-    ReadRow<T>(batch, row, &workspace);
-    CountActive(&workspace);
-    double scale = ToFloat(dout[reduction == Reduction::kNone ? row : 0]) / static_cast<double>(batch.classes);
-    if (reduction == Reduction::kMean) scale /= static_cast<double>(batch.rows);
-    if (HasNan(workspace.scores)) scale = std::numeric_limits<double>::quiet_NaN();
-    for (int64_t i = 0; i < batch.classes; ++i) {
-      const double value = workspace.targets.empty() ? 0.0 : static_cast<double>(workspace.active[i]) * scale;
-      gradient[row * batch.classes + i] = FromDouble<T>(value);
-    }
-  }
-  return 0;
+void GradientOf(const Batch &batch, Reduction reduction, const T *dout, void *gradient) {
+  const double pairs = static_cast<double>(batch.classes) *
+                       (reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0);
+  const auto scale_of = [=](int64_t row) { return ToFloat(dout[reduction == Reduction::kNone ? row : 0]) / pairs; };
+  Gradient(batch, scale_of, gradient);
 }
 
 int Forward(const Arguments &arguments, Reduction reduction) {
   const Batch batch = arguments.ReadBatch();
   void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
-  return batch.dtype == Dtype::kFloat16 ? ForwardOf(batch, reduction, static_cast<Float16 *>(loss))
-                                        : ForwardOf(batch, reduction, static_cast<float *>(loss));
+  const std::vector<double> losses = RowLosses(batch);
+  if (batch.dtype == Dtype::kFloat16) {
+    Reduce(losses, reduction, static_cast<Float16 *>(loss));
+  } else {
+    Reduce(losses, reduction, static_cast<float *>(loss));
+  }
+  return 0;
 }
 
 int Backward(const Arguments &arguments, Reduction reduction) {
   const Batch batch = arguments.ReadBatch();
   const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
   void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
-  return batch.dtype == Dtype::kFloat16
-             ? BackwardOf(batch, reduction, static_cast<const Float16 *>(dout), static_cast<Float16 *>(gradient))
-             : BackwardOf(batch, reduction, static_cast<const float *>(dout), static_cast<float *>(gradient));
+  if (batch.dtype == Dtype::kFloat16) {
+    GradientOf(batch, reduction, static_cast<const Float16 *>(dout), gradient);
+  } else {
+    GradientOf(batch, reduction, static_cast<const float *>(dout), gradient);
+  }
+  return 0;
 }
 
 }  // namespace

@@ -1,0 +1,72 @@
+// One row of the batch: what the scheduler (multilabel_margin_loss.cpp) and the kernels (row.cpp) agree on.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "aot.h"
+
+namespace mlml {
+
+// A row is worked on in pieces of this many classes, by one thread or by several. The loss is the sum of the pieces' sums
+// in their order, so it does not depend on the number of threads.
+constexpr int64_t kPiece = 1 << 15;
+
+inline int64_t Pieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
+
+// A row's targets, prepared for looking up any score: filled once, then only read.
+//
+// For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than the threshold q = -(1 - p). Of
+// the sorted thresholds, let k be less than a score x: its rank. The class with that score adds to the row's loss
+//   sum over these k thresholds of x - q = k * (x - base[k]) + rest[k], base[k] being the greatest of them:
+// a sum of terms that are not negative, so nothing cancels.
+struct Row {
+  int64_t index = 0;                // in the batch
+  double scale = 0;                 // the gradient of one active pair
+  std::vector<int32_t> targets;     // y[0..T)
+  std::vector<float> thresholds;    // of each target, padded by +inf
+  std::vector<int64_t> by_block;    // the positions in targets, ordered by the block of classes that the target is in
+  std::vector<int64_t> block_ends;  // where each block's targets end in by_block
+  std::vector<float> sorted;        // the thresholds, sorted, padded by +inf to 2^levels - 1
+  std::vector<int32_t> ranks;       // of each threshold: how many are less
+  int levels = 0;                   // of the search tree; 0 if there is none
+  std::vector<float> tree;          // sorted as a binary search tree, level d in [2^d, 2^(d + 1))
+  std::vector<float> base, rest;    // [k], as above
+  std::vector<float> value;         // [k], the gradient of a class that is active with k targets
+};
+
+// What a piece adds to its row's loss.
+struct PieceSum {
+  double sum = 0;
+  bool finite = true;  // no score in the piece is infinite or NaN
+};
+
+// What the pieces found out about the targets' gradients: counts[k * ways + way] adds up, over the ways, to the number of
+// classes of rank k (or, where there is no search tree, active with target k).
+struct Counts {
+  int64_t ways = 0;
+  std::vector<uint32_t> counts;
+};
+
+// The steps of one row, for one dtype and one instruction set.
+struct RowKernels {
+  // Reads the targets of row `index`. Throws if one is out of range.
+  void (*prepare_loss)(const Batch &batch, int64_t index, Row *row);
+  // The sum of the hinges of one piece's classes.
+  PieceSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
+  // The loss of the row, given the sum of its pieces.
+  double (*loss)(const Batch &batch, const Row &row, PieceSum sum);
+
+  // The same for the gradient, whose active pairs weigh `scale`; makes room in `counts`.
+  void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
+  void (*start_counts)(const Row &row, Counts *counts);
+  // Writes the gradient of one piece's classes, 0 for targets, and counts. False if a score is not finite.
+  bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);
+  // Writes the gradient of the targets, or of the whole row if it has a NaN.
+  void (*finish_gradient)(const Batch &batch, const Row &row, bool finite, const Counts &counts, void *gradient);
+};
+
+// The kernels for the instruction set in use.
+const RowKernels &SelectRowKernels(Dtype dtype);
+
+}  // namespace mlml

@@ -1,0 +1,199 @@
+// The few vector operations that the kernels need, for the instruction set that the including file is compiled for.
+//
+// Floats, Ints and Halves hold the same number of lanes. Their arithmetic and comparisons are the compiler's own
+// (GCC's vector extensions); what those cannot say well is below, once with intrinsics for each instruction set that has
+// the instruction and once in plain code, which serves every other processor.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "float16.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace mlml {
+namespace MLML_LEVEL {  // every level's code has names of its own: the linker must not merge them
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef double Doubles __attribute__((vector_size(kLanes * 4)));  // half as many lanes
+
+inline Floats Fill(float value) { return value - Floats{}; }
+
+inline Floats Load(const float *from) {
+  Floats value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+inline void Store(float *to, Floats value) { std::memcpy(to, &value, sizeof(value)); }
+inline void Store(int32_t *to, Ints value) { std::memcpy(to, &value, sizeof(value)); }
+
+#if defined(__AVX512F__)
+
+inline Floats Load(const Float16 *from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+inline void Store(Float16 *to, Floats value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+// The greater of the two; `b` where either is NaN.
+inline Floats Max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats ToFloats(Ints value) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(value)); }
+// count + 1 in the lanes where a > b.
+inline Ints CountGreater(Ints count, Floats a, Floats b) {
+  const __m512i counts = reinterpret_cast<__m512i>(count);
+  const __mmask16 greater = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+  return reinterpret_cast<Ints>(_mm512_mask_add_epi32(counts, greater, counts, _mm512_set1_epi32(1)));
+}
+inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
+inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
+
+// A table of kSize floats, a power of two, for looking up one entry per lane. The smaller ones live in registers.
+template <int kSize>
+class Table {
+ public:
+  explicit Table(const float *entries) : entries_(entries) {
+    if constexpr (kSize <= kLargest) {
+      for (int i = 0; i < kRegisters; ++i) {
+        const int left = kSize - i * kLanes;
+        registers_[i] = _mm512_maskz_loadu_ps(left >= kLanes ? 0xffff : (1 << left) - 1, entries + i * kLanes);
+      }
+    }
+  }
+
+  Floats operator()(Ints index) const {
+    const __m512i lane = reinterpret_cast<__m512i>(index);
+    if constexpr (kSize == 1) {
+      return _mm512_broadcastss_ps(_mm512_castps512_ps128(registers_[0]));
+    } else if constexpr (kSize <= 16) {
+      return _mm512_permutexvar_ps(lane, registers_[0]);
+    } else if constexpr (kSize == 32) {
+      return Pair(lane, 0);
+    } else if constexpr (kSize == 64) {
+      return _mm512_mask_blend_ps(Bit(lane, 32), Pair(lane, 0), Pair(lane, 2));
+    } else if constexpr (kSize == 128) {
+      const __mmask16 odd = Bit(lane, 32);
+      return _mm512_mask_blend_ps(Bit(lane, 64), _mm512_mask_blend_ps(odd, Pair(lane, 0), Pair(lane, 2)),
+                                  _mm512_mask_blend_ps(odd, Pair(lane, 4), Pair(lane, 6)));
+    } else {
+      return _mm512_i32gather_ps(lane, entries_, sizeof(float));
+    }
+  }
+
+ private:
+  static constexpr int kLargest = 128;
+  static constexpr int kRegisters = kSize > kLargest ? 1 : (kSize + kLanes - 1) / kLanes;
+  static __mmask16 Bit(__m512i value, int bit) { return _mm512_test_epi32_mask(value, _mm512_set1_epi32(bit)); }
+  __m512 Pair(__m512i lane, int first) const {
+    return _mm512_permutex2var_ps(registers_[first], lane, registers_[first + 1]);
+  }
+
+  __m512 registers_[kRegisters];
+  const float *entries_;
+};
+
+inline Floats Gather(const float *entries, Ints index) {
+  return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), entries, sizeof(float));
+}
+
+#else  // not AVX-512
+
+#if defined(__AVX2__)
+
+inline Floats Load(const Float16 *from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+inline void Store(Float16 *to, Floats value) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Floats Max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline Doubles LowHalf(Floats value) { return _mm256_cvtps_pd(_mm256_castps256_ps128(value)); }
+inline Doubles HighHalf(Floats value) { return _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)); }
+inline Floats Gather(const float *entries, Ints index) {
+  return _mm256_i32gather_ps(entries, reinterpret_cast<__m256i>(index), sizeof(float));
+}
+
+#else  // plain
+
+inline Floats Load(const Float16 *from) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = ToFloat(from[i]);
+  return value;
+}
+inline void Store(Float16 *to, Floats value) {
+  for (int i = 0; i < kLanes; ++i) to[i] = FromDouble<Float16>(value[i]);
+}
+inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
+inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
+inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
+inline Floats Gather(const float *entries, Ints index) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = entries[index[i]];
+  return value;
+}
+
+#endif
+
+inline Floats ToFloats(Ints value) { return __builtin_convertvector(value, Floats); }
+inline Ints CountGreater(Ints count, Floats a, Floats b) { return count - (a > b); }
+
+template <int kSize>
+class Table {
+ public:
+  explicit Table(const float *entries) : entries_(entries) {
+    if constexpr (kSize <= kLanes) {
+      float padded[kLanes] = {};
+      std::memcpy(padded, entries, kSize * sizeof(float));
+      register_ = Load(padded);
+    }
+  }
+
+  Floats operator()(Ints index) const {
+    if constexpr (kSize == 1) return Fill(register_[0]);
+#if defined(__AVX2__)
+    if constexpr (kSize <= kLanes) return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
+#endif
+    return Gather(entries_, index);
+  }
+
+ private:
+  Floats register_;
+  const float *entries_;
+};
+
+#endif  // AVX-512
+
+// A sum of floats, kept in double.
+class DoubleSum {
+ public:
+  void Add(Floats value) {
+    low_ += LowHalf(value);
+    high_ += HighHalf(value);
+  }
+
+  double Total() const {
+    const Doubles sum = low_ + high_;
+    double total = 0;
+    for (int i = 0; i < kLanes / 2; ++i) total += sum[i];
+    return total;
+  }
+
+ private:
+  Doubles low_ = {};
+  Doubles high_ = {};
+};
+
+}  // namespace MLML_LEVEL
+}  // namespace mlml
