@@ -1,47 +1,45 @@
-// Loops over independent work on OpenMP's threads.
+// Loops over independent work on the threads of the process.
+//
+// MindSpore's PyNative mode spins in the thread that waits for a result. OpenMP's teams start and end together, so on a
+// machine with few cores they would wait, milliseconds long, for a member whose core the spinning thread has. Here the
+// caller works on its own from the first moment, helpers join when they get a core, and nobody waits for one that has not.
 #pragma once
 
-#include <pthread.h>
-
-#include <algorithm>
 #include <cstdint>
 #include <exception>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <functional>
+#include <mutex>
 
 namespace mlml {
 
-// True in a process that was forked off this one: the threads of the OpenMP runtime did not come along, and GCC's would
-// wait for them for ever.
-inline bool is_forked = false;
-[[maybe_unused]] inline const int kWatchForks = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+// OMP_NUM_THREADS, or else the number of processors that this process may use.
+int MaxThreads();
 
-inline int MaxThreads() { return is_forked ? 1 : omp_get_max_threads(); }
+// Calls body(worker, index) for each index in [0, count) on up to `threads` threads; worker is in [0, threads). The body
+// must not throw.
+void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body);
 
-// Calls body(worker, index) for each index in [0, count), worker being in [0, threads). If calls throw, the exception of
-// the least index reaches the caller, whatever the number of threads.
+// The same for a body that may throw: the exception of the least index reaches the caller, whatever the number of threads.
 template <class Body>
 void Parallel(int threads, int64_t count, Body body) {
   if (threads == 1 || count < 2) {
     for (int64_t index = 0; index < count; ++index) body(0, index);
     return;
   }
+  std::mutex mutex;
   std::exception_ptr error;
   int64_t error_index = count;
-#pragma omp parallel for schedule(dynamic) num_threads(static_cast<int>(std::min<int64_t>(threads, count)))
-  for (int64_t index = 0; index < count; ++index) {
+  RunParallel(threads, count, [&](int worker, int64_t index) {
     try {
-      body(omp_get_thread_num(), index);
+      body(worker, index);
     } catch (...) {
-#pragma omp critical(mlml_parallel_error)
+      const std::lock_guard<std::mutex> lock(mutex);
       if (index < error_index) {
         error_index = index;
         error = std::current_exception();
       }
     }
-  }
+  });
   if (error) std::rethrow_exception(error);
 }
 

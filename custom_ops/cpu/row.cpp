@@ -17,23 +17,32 @@ namespace MLML_LEVEL {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-static_assert(kPiece % kBlock == 0 && kBlock % kLanes == 0, "pieces are made of blocks, blocks of vectors");
+constexpr int kVectors = 4;  // a group of which is what the inner loops do in one step
+constexpr int64_t kGroup = kVectors * kLanes;
+static_assert(kPiece % kBlock == 0 && kBlock % kGroup == 0, "pieces are made of blocks, blocks of groups");
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// Up to here the terms of the loss are computed one by one: it is as fast, and exact as documented.
-constexpr int64_t kFewTargets = 3;
+// Up to here the terms of the loss are computed one by one and added in double.
 constexpr int64_t kFewPairs = 4096;
 // Up to here the gradient compares each score with each threshold instead of searching.
 constexpr int64_t kFewTargetsGradient = 8;
-// Up to here counting the lesser ones of each sorts the thresholds faster than std::sort does.
-constexpr int64_t kCountingSort = 512;
-// The deepest search tree whose levels are looked up in registers and unrolled.
-constexpr int kUnrolledLevels = 9;
+// Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
+constexpr int64_t kFewToSort = 96;
+// The deepest search tree whose levels are looked up in registers.
+constexpr int kRegisterLevels = 7;
+
+// Where a block's targets begin in row.by_block.
+int64_t BlockBegin(const Row &row, int64_t block) { return block == 0 ? 0 : row.block_ends[block - 1]; }
 
 int64_t Blocks(int64_t classes) { return (classes + kBlock - 1) / kBlock; }
+
+constexpr int64_t kBlocksPerPiece = kPiece / kBlock;
+
+// The block behind a piece's last.
+int64_t PieceEnd(int64_t classes, int64_t piece) { return std::min((piece + 1) * kBlocksPerPiece, Blocks(classes)); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Preparing a row
@@ -64,49 +73,77 @@ void GroupByBlock(int64_t classes, Row *row) {
 template <class T>
 void ComputeThresholds(const T *input, Row *row) {
   const size_t count = row->targets.size();
+  row->finite_targets = true;
   row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
   for (size_t j = 0; j < count; ++j) {
-    const float threshold = -(1.0f - ToFloat(input[row->targets[j]]));
+    const float score = ToFloat(input[row->targets[j]]);
+    const float threshold = -(1.0f - score);
+    row->finite_targets = row->finite_targets && std::isfinite(score);
     // With a NaN the row's result is NaN anyway; it must only not disturb the sorting.
     if (threshold == threshold) row->thresholds[j] = threshold;
   }
 }
 
-void SortThresholds(Row *row) {
+// Sorts by counting, for each, those that are less.
+void SortFew(Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
-  row->levels = 1;
-  while ((int64_t{1} << row->levels) <= count) ++row->levels;
-  row->sorted.assign((int64_t{1} << row->levels) - 1, kInfinity);
-  row->ranks.resize(count);
-  if (count > kCountingSort) {
-    std::copy_n(row->thresholds.begin(), count, row->sorted.begin());
-    std::sort(row->sorted.begin(), row->sorted.begin() + count);
-    for (int64_t j = 0; j < count; ++j) {
-      const auto place = std::lower_bound(row->sorted.begin(), row->sorted.begin() + count, row->thresholds[j]);
-      row->ranks[j] = static_cast<int32_t>(place - row->sorted.begin());
-    }
-    return;
-  }
-  std::fill_n(row->sorted.begin(), count, -kInfinity);
+  float *sorted = row->sorted.data();
+  std::fill_n(sorted, count, -kInfinity);
   for (int64_t j = 0; j < count; ++j) {
     const Floats threshold = Fill(row->thresholds[j]);
-    Ints less = {};
-    for (int64_t i = 0; i < count; i += kLanes) less = CountGreater(less, threshold, Load(&row->thresholds[i]));
     int32_t rank = 0;
-    for (int lane = 0; lane < kLanes; ++lane) rank += less[lane];
+    for (int64_t i = 0; i < count; i += kLanes) rank += LanesGreater(threshold, Load(&row->thresholds[i]));
     row->ranks[j] = rank;
-    row->sorted[rank] = row->thresholds[j];
+    sorted[rank] = row->thresholds[j];
   }
   // Equal thresholds share a rank: the places behind it are theirs too.
-  for (int64_t j = 1; j < count; ++j) row->sorted[j] = std::max(row->sorted[j], row->sorted[j - 1]);
+  for (int64_t j = 1; j < count; ++j) sorted[j] = std::max(sorted[j], sorted[j - 1]);
 }
 
+// Sorts by radix: a byte of the thresholds after the other, from the lowest.
+void SortMany(Row *row) {
+  constexpr int kBytes = 4, kValues = 256;
+  struct Entry {
+    uint32_t key;  // ordered as the thresholds are
+    int32_t j;
+  };
+  const size_t count = row->targets.size();
+  std::vector<Entry> entries(count), moved(count);
+  uint32_t ends[kBytes][kValues] = {};
+  for (size_t j = 0; j < count; ++j) {
+    uint32_t bits;
+    std::memcpy(&bits, &row->thresholds[j], sizeof(bits));
+    const uint32_t key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    entries[j] = {key, static_cast<int32_t>(j)};
+    for (int byte = 0; byte < kBytes; ++byte) ++ends[byte][key >> 8 * byte & 0xff];
+  }
+  for (int byte = 0; byte < kBytes; ++byte) {
+    uint32_t begin = 0;
+    for (uint32_t &end : ends[byte]) begin += std::exchange(end, begin);
+    for (const Entry &entry : entries) moved[ends[byte][entry.key >> 8 * byte & 0xff]++] = entry;
+    entries.swap(moved);
+  }
+  for (size_t place = 0; place < count; ++place) {
+    row->sorted.data()[place] = row->thresholds[entries[place].j];
+    row->ranks[entries[place].j] = static_cast<int32_t>(place);
+  }
+}
+
+// Sorts the thresholds into leaves, of one each as long as a tree in registers can tell them apart, and builds the tree.
 void BuildTree(Row *row) {
+  const auto count = static_cast<int64_t>(row->targets.size());
+  row->leaf = count < 1 << kRegisterLevels ? 1 : kLanes;
+  row->levels = 1;
+  while (row->leaf << row->levels <= count) ++row->levels;
+  row->sorted.Assign(row->leaf << row->levels, kInfinity);
+  float *sorted = row->sorted.data();
+  row->ranks.resize(count);
+  count <= kFewToSort ? SortFew(row) : SortMany(row);
   row->tree.resize(int64_t{1} << row->levels);
   for (int level = 0; level < row->levels; ++level) {
     const int64_t nodes = int64_t{1} << level;
     const int64_t stride = int64_t{1} << (row->levels - level);
-    for (int64_t i = 0; i < nodes; ++i) row->tree[nodes + i] = row->sorted[i * stride + stride / 2 - 1];
+    for (int64_t i = 0; i < nodes; ++i) row->tree[nodes + i] = sorted[(i * stride + stride / 2) * row->leaf - 1];
   }
 }
 
@@ -117,39 +154,27 @@ void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
   if (row->targets.empty()) return;
   GroupByBlock(batch.classes, row);
   ComputeThresholds(static_cast<const T *>(batch.input) + index * batch.classes, row);
+  const bool masked = std::find(row->thresholds.begin(), row->thresholds.end(), -kInfinity) != row->thresholds.end();
+  row->absent = masked ? -kInfinity : kLowest;
   if (static_cast<int64_t>(row->targets.size()) <= few_targets) return;
-  SortThresholds(row);
   BuildTree(row);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Blocks
 
-// Loads a block of scores, pads it to whole vectors, and takes the targets out. False if a score is not finite.
+// Loads a block of scores, pads it to whole groups, and takes the targets out.
 template <class T>
-bool LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
+void LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
   const int64_t begin = block * kBlock;
   const int64_t count = std::min(kBlock, classes - begin);
-  const int64_t whole = count / kLanes * kLanes;
-  Floats finite = {};  // 0, or NaN once a score is infinite or NaN
   int64_t i = 0;
-  for (; i < whole; i += kLanes) {
-    const Floats score = Load(input + begin + i);
-    finite += score * 0.0f;
-    Store(scores + i, score);
+  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Load(input + begin + i));
+  for (; i < count; ++i) scores[i] = ToFloat(input[begin + i]);
+  for (; i % kGroup != 0; ++i) scores[i] = row.absent;
+  for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
+    scores[row.targets[row.by_block[j]] - begin] = row.absent;
   }
-  if (i < count) {
-    for (; i < count; ++i) scores[i] = ToFloat(input[begin + i]);
-    for (; i < whole + kLanes; ++i) scores[i] = 0;
-    finite += Load(scores + whole) * 0.0f;
-    std::fill(scores + count, scores + whole + kLanes, -kInfinity);
-  }
-  for (int64_t j = block == 0 ? 0 : row.block_ends[block - 1]; j < row.block_ends[block]; ++j) {
-    scores[row.targets[row.by_block[j]] - begin] = -kInfinity;
-  }
-  float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += finite[lane];
-  return sum == 0;
 }
 
 template <class T>
@@ -159,26 +184,74 @@ void StoreBlock(const float *values, int64_t count, T *to) {
   for (; i < count; ++i) to[i] = FromDouble<T>(values[i]);
 }
 
-// Calls do_block(block, number of scores in it, number of scores in whole vectors) for each block of a piece.
-template <class DoBlock>
-void ForEachBlock(int64_t classes, int64_t piece, DoBlock do_block) {
-  const int64_t end = std::min(classes, (piece + 1) * kPiece);
-  for (int64_t begin = piece * kPiece; begin < end; begin += kBlock) {
-    const int64_t count = std::min(kBlock, end - begin);
-    do_block(begin / kBlock, count, (count + kLanes - 1) / kLanes * kLanes);
+// A block of scores, without targets and in whole groups, as the inner loops see it.
+template <class Source>
+struct Block {
+  const Source *scores;
+  int64_t count;
+  const char *next;        // the scores of the next block in memory,
+  int64_t size_in_memory;  // and the bytes that one takes
+
+  // Loads the group at i, and fetches that of the next block into the cache.
+  MLML_INLINE void LoadGroup(int64_t i, Floats *group) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      group[v] = Load(scores + i + v * kLanes);
+      __builtin_prefetch(next + (i + v * kLanes) * size_in_memory);
+    }
+  }
+};
+
+// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise a copy in float32.
+template <class T, class Use>
+void WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, Use use) {
+  const T *scores = input + block * kBlock;
+  const int64_t count = std::min(kBlock, classes - block * kBlock);
+  const char *next = reinterpret_cast<const char *>(scores + kBlock);
+  if (count % kGroup == 0 && BlockBegin(row, block) == row.block_ends[block]) {
+    use(Block<T>{scores, count, next, sizeof(T)});
+  } else {
+    float copy[kBlock];
+    LoadBlock(input, classes, row, block, copy);
+    use(Block<float>{copy, (count + kGroup - 1) / kGroup * kGroup, next, sizeof(T)});
   }
 }
 
+// 0 in every lane as long as only finite scores were added.
+class FiniteCheck {
+ public:
+  MLML_INLINE void Add(const Floats *group) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) check_[v % 2] += group[v] * 0.0f;
+  }
+  bool Finite() const {
+    const Floats check = check_[0] + check_[1];
+    float sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += check[lane];
+    return sum == 0;
+  }
+
+ private:
+  Floats check_[2] = {};
+};
+
 // ---------------------------------------------------------------------------------------------------------------------
-// Searching: the rank of a score among the sorted thresholds
+// Searching: the ranks of a group's scores among the sorted thresholds
+//
+// The steps of one search wait for each other, so the vectors of a group go down the tree side by side.
 
 template <int kLevels>
 class Tree {
  public:
   explicit Tree(const float *tree) : upper_(tree), lowest_(tree + (1 << (kLevels - 1))) {}
-  Ints Rank(Floats score) const {
-    const Ints node = upper_.Rank(score);
-    return CountGreater(node + node, score, lowest_(node));
+
+  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+    upper_.Rank(scores, ranks);
+    Floats thresholds[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) thresholds[v] = lowest_(ranks[v]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v] + ranks[v], scores[v], thresholds[v]);
   }
 
  private:
@@ -190,111 +263,180 @@ template <>
 class Tree<0> {
  public:
   explicit Tree(const float *) {}
-  Ints Rank(Floats) const { return Ints{}; }
+  MLML_INLINE void Rank(const Floats *, Ints *ranks) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) ranks[v] = Ints{};
+  }
 };
 
-// Any deeper tree: the levels below the unrolled ones are looked up in memory.
+// Any deeper tree: the levels below those in registers are looked up in memory.
 class DeepTree {
  public:
   DeepTree(const float *tree, int levels) : upper_(tree), tree_(tree), levels_(levels) {}
-  Ints Rank(Floats score) const {
-    Ints node = upper_.Rank(score);
-    for (int level = kUnrolledLevels; level < levels_; ++level) {
-      node = CountGreater(node + node, score, Gather(tree_ + (int64_t{1} << level), node));
+
+  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+    upper_.Rank(scores, ranks);
+    for (int level = kRegisterLevels; level < levels_; ++level) {
+      const float *nodes = tree_ + (int64_t{1} << level);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        ranks[v] = CountGreater(ranks[v] + ranks[v], scores[v], Gather(nodes, ranks[v]));
+      }
     }
-    return node;
   }
 
  private:
-  Tree<kUnrolledLevels> upper_;
+  Tree<kRegisterLevels> upper_;
   const float *tree_;
   int levels_;
 };
 
-class GatherTable {
- public:
-  explicit GatherTable(const float *entries) : entries_(entries) {}
-  Floats operator()(Ints index) const { return Gather(entries_, index); }
+// Finds the ranks where each leaf is one threshold.
+template <int kLevels, class Source, class Use>
+MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const float *entries, Use use) {
+  const Tree<kLevels> tree(row.tree.data());
+  const Table<1 << kLevels> table(entries);
+  for (int64_t i = 0; i < block.count; i += kGroup) {
+    Floats scores[kVectors], found[kVectors];
+    Ints ranks[kVectors];
+    block.LoadGroup(i, scores);
+    tree.Rank(scores, ranks);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) found[v] = table(ranks[v]);
+    use(i, scores, ranks, found);
+  }
+}
 
- private:
-  const float *entries_;
-};
+// Finds the ranks where the leaves are as wide as a vector: first each score's leaf, then its place there.
+template <class Tree, class Source, class Use>
+MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const Tree &tree, const float *entries, Use use) {
+  int32_t ranks_of[kBlock];
+  float scores_of[kBlock], found_of[kBlock];
+  for (int64_t i = 0; i < block.count; i += kGroup) {
+    Floats scores[kVectors];
+    Ints leaves[kVectors];
+    block.LoadGroup(i, scores);
+    tree.Rank(scores, leaves);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Store(scores_of + i + v * kLanes, scores[v]);
+      Store(ranks_of + i + v * kLanes, leaves[v] * kLanes);
+    }
+  }
+  const float *sorted = row.sorted.data();
+  for (int64_t i = 0; i < block.count; ++i) {
+    const int64_t leaf = ranks_of[i];
+    const int64_t rank = leaf + LanesGreater(Fill(scores_of[i]), Load(sorted + leaf));
+    ranks_of[i] = static_cast<int32_t>(rank);
+    found_of[i] = entries[rank];
+  }
+  for (int64_t i = 0; i < block.count; i += kGroup) {
+    Floats scores[kVectors], found[kVectors];
+    Ints ranks[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      scores[v] = Load(scores_of + i + v * kLanes);
+      ranks[v] = Load(ranks_of + i + v * kLanes);
+      found[v] = Load(found_of + i + v * kLanes);
+    }
+    use(i, scores, ranks, found);
+  }
+}
 
-// Calls search.Run<tree type, table type>(tree) for the row's tree.
-template <int kLevels = 1, class Search>
-void WithTree(const Row &row, Search *search) {
-  if constexpr (kLevels > kUnrolledLevels) {
-    search->template Run<GatherTable>(DeepTree(row.tree.data(), row.levels));
-  } else if (row.levels == kLevels) {
-    search->template Run<Table<1 << kLevels>>(Tree<kLevels>(row.tree.data()));
+// Calls use(i, scores, ranks, entries[ranks]) for each group of the block.
+template <int kLevels = 1, class Source, class Use>
+MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float *entries, Use use) {
+  if constexpr (kLevels > kRegisterLevels) {
+    SearchLeaves(block, row, DeepTree(row.tree.data(), row.levels), entries, use);
+  } else if (row.levels != kLevels) {
+    Search<kLevels + 1>(block, row, entries, use);
+  } else if (row.leaf == 1) {
+    SearchTree<kLevels>(block, row, entries, use);
   } else {
-    WithTree<kLevels + 1>(row, search);
+    SearchLeaves(block, row, Tree<kLevels>(row.tree.data()), entries, use);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The loss
 
+// Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the place
+// of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are above
+// the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
+constexpr int kBases = 32;
+
+uint32_t ExponentField(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits >> 23;
+}
+
 template <class T>
 void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
-  Prepare<T>(batch, index, kFewTargets, row);
-  if (row->levels == 0) return;
-  const size_t ranks = size_t{1} << row->levels;
-  row->base.assign(ranks, 0);
-  row->rest.assign(ranks, 0);
-  double rest = 0;
+  Prepare<T>(batch, index, 0, row);
+  if (row->targets.empty()) return;
+  row->rest.assign(row->leaf << row->levels, 0);
+  row->base.assign(kBases, 0);
+  const float *sorted = row->sorted.data();
+  double sum = 0;  // of the k least thresholds
   for (size_t k = 1; k <= row->targets.size(); ++k) {
-    row->base[k] = row->sorted[k - 1];
-    if (k > 1) rest += static_cast<double>(k - 1) * (static_cast<double>(row->base[k]) - row->base[k - 1]);
-    row->rest[k] = static_cast<float>(rest);
+    sum += sorted[k - 1];
+    float &base = row->base[ExponentField(static_cast<float>(k)) % kBases];
+    if ((k & (k - 1)) == 0) base = sorted[k - 1];
+    row->rest[k] = static_cast<float>(static_cast<double>(k) * base - sum);
   }
 }
 
 // Each term of the loss is rounded to float32, as documented, and added in double.
-void SumTerms(const float *scores, int64_t count, const Row &row, DoubleSum *sum) {
-  for (size_t j = 0; j < row.targets.size(); ++j) {
-    const Floats threshold = Fill(row.thresholds[j]);
-    for (int64_t i = 0; i < count; i += kLanes) sum->Add(Max(Load(scores + i) - threshold, Floats{}));
+template <class Source>
+void SumTerms(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
+  for (int64_t i = 0; i < block.count; i += kGroup) {
+    Floats scores[kVectors];
+    block.LoadGroup(i, scores);
+    check->Add(scores);
+    for (size_t j = 0; j < row.targets.size(); ++j) {
+      const Floats threshold = Fill(row.thresholds[j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum->Add(Max(scores[v] - threshold, Floats{}));
+    }
   }
 }
 
-struct SumRanked {
-  const float *scores;
-  int64_t count;
-  const Row &row;
-  DoubleSum *sum;
-
-  template <class Lookup, class Tree>
-  void Run(const Tree &tree) {
-    const Lookup base(row.base.data()), rest(row.rest.data());
-    DoubleSum total = *sum;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const Floats score = Load(scores + i);
-      const Ints rank = tree.Rank(score);
-      total.Add(ToFloats(rank) * (Max(score, Fill(kLowest)) - base(rank)) + rest(rank));
+template <class Source>
+void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
+  const Table<kBases> base(row.base.data());
+  DoubleSum total = *sum;
+  FiniteCheck finite = *check;
+  Search(block, row, row.rest.data(), [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest) MLML_INLINE_LAMBDA {
+    Floats hinges[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Floats rank = ToFloats(ranks[v]);
+      const Floats above = Max(scores[v], Fill(kLowest)) - base(Exponents(rank) & (kBases - 1));
+      hinges[v] = rank * above + rest[v];
     }
-    *sum = total;
-  }
-};
+    finite.Add(scores);
+    total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
+  });
+  *sum = total;
+  *check = finite;
+}
 
 template <class T>
 PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
   PieceSum result;
   if (row.targets.empty()) return result;
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  const bool few = row.levels == 0 || static_cast<int64_t>(row.targets.size()) * batch.classes <= kFewPairs;
-  ForEachBlock(batch.classes, piece, [&](int64_t block, int64_t, int64_t padded) {
-    float scores[kBlock];
-    if (!LoadBlock(input, batch.classes, row, block, scores)) result.finite = false;
-    DoubleSum sum;
-    if (few) {
-      SumTerms(scores, padded, row, &sum);
-    } else {
-      SumRanked search{scores, padded, row, &sum};
-      WithTree(row, &search);
-    }
-    result.sum += sum.Total();
-  });
+  const bool few = static_cast<int64_t>(row.targets.size()) * batch.classes <= kFewPairs;
+  DoubleSum sum;
+  FiniteCheck check;
+  for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
+    WithBlock(input, batch.classes, row, block, [&](const auto &scores) {
+      few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum, &check);
+    });
+  }
+  result.sum = sum.Total();
+  result.finite = row.finite_targets && check.Finite();
   return result;
 }
 
@@ -321,7 +463,7 @@ double SumNotFinite(const T *input, int64_t classes, const Row &row, double sum)
   for (int64_t block = 0; block < Blocks(classes); ++block) {
     const int64_t begin = block * kBlock;
     bool is_target[kBlock] = {};
-    for (int64_t j = block == 0 ? 0 : row.block_ends[block - 1]; j < row.block_ends[block]; ++j) {
+    for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
       is_target[row.targets[row.by_block[j]] - begin] = true;
     }
     for (int64_t i = begin; i < std::min(begin + kBlock, classes); ++i) {
@@ -341,7 +483,7 @@ double SumNotFinite(const T *input, int64_t classes, const Row &row, double sum)
   }
   if ((high_target && high) || (low_target && low)) return kNan;  // inf - inf
   if (high || (low_target && any)) return kInfinity;
-  return sum;
+  return any ? sum : 0;
 }
 
 template <class T>
@@ -361,85 +503,89 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
   Prepare<T>(batch, index, kFewTargetsGradient, row);
   row->scale = scale;
   const size_t ranks = row->targets.size() + 1;
-  row->value.assign(std::max<size_t>(kFewTargetsGradient * 2, size_t{1} << row->levels), 0);
+  row->value.assign(std::max<size_t>(kFewTargetsGradient * 2, row->leaf << row->levels), 0);
   for (size_t k = 0; k < ranks; ++k) row->value[k] = ToFloat(FromDouble<T>(static_cast<double>(k) * scale));
 }
 
 void StartCounts(const Row &row, Counts *counts) {
   // Counting apart per lane keeps increments of the same counter from waiting for each other. With many ranks they are
   // rarely the same, and the cache matters more.
-  const auto ranks = static_cast<int64_t>(row.targets.size()) + 1;
-  counts->ways = ranks <= 1024 ? 8 : 1;
-  counts->counts.assign(ranks * counts->ways, 0);
+  const size_t ranks = row.targets.size() + 1;
+  counts->log2_ways = ranks <= 1024 ? 3 : 0;
+  counts->counts.assign(ranks << counts->log2_ways, 0);
 }
 
-template <int kTargets>
-void GradientFew(const float *scores, int64_t count, const Row &row, Counts *counts, float *gradient) {
+template <int kTargets = kFewTargetsGradient, class Source>
+void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
   if (static_cast<int>(row.targets.size()) < kTargets) {
-    if constexpr (kTargets > 1) GradientFew<kTargets - 1>(scores, count, row, counts, gradient);
+    if constexpr (kTargets > 1) GradientFew<kTargets - 1>(block, row, counts, check, gradient);
     return;
   }
   const Table<kFewTargetsGradient * 2> value(row.value.data());
   Floats thresholds[kTargets];
   Ints active[kTargets] = {};
   for (int j = 0; j < kTargets; ++j) thresholds[j] = Fill(row.thresholds[j]);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Floats score = Load(scores + i);
-    Ints targets = {};
-    for (int j = 0; j < kTargets; ++j) {
-      targets = CountGreater(targets, score, thresholds[j]);
-      active[j] = CountGreater(active[j], score, thresholds[j]);
+  FiniteCheck finite = *check;
+  for (int64_t i = 0; i < block.count; i += kGroup) {
+    Floats scores[kVectors];
+    block.LoadGroup(i, scores);
+    finite.Add(scores);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Ints targets = {};
+      for (int j = 0; j < kTargets; ++j) {
+        targets = CountGreater(targets, scores[v], thresholds[j]);
+        active[j] = CountGreater(active[j], scores[v], thresholds[j]);
+      }
+      Store(gradient + i + v * kLanes, value(targets));
     }
-    Store(gradient + i, value(targets));
   }
+  *check = finite;
   for (int j = 0; j < kTargets; ++j) {
-    for (int lane = 0; lane < kLanes; ++lane) counts->counts[j * counts->ways + lane % counts->ways] += active[j][lane];
+    for (int lane = 0; lane < kLanes; ++lane) counts->counts[j << counts->log2_ways] += active[j][lane];
   }
 }
 
-struct GradientRanked {
-  const float *scores;
-  int64_t count;
-  const Row &row;
-  Counts *counts;
-  float *gradient;
-
-  template <class Lookup, class Tree>
-  void Run(const Tree &tree) {
-    const Lookup value(row.value.data());
-    int32_t ranks[kBlock];
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const Ints rank = tree.Rank(Load(scores + i));
-      Store(ranks + i, rank);
-      Store(gradient + i, value(rank));
+template <class Source>
+void GradientRanked(const Block<Source> &block, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
+  int32_t counters_of[kBlock];
+  const int log2_ways = counts->log2_ways;
+  FiniteCheck finite = *check;
+  Search(block, row, row.value.data(), [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value) MLML_INLINE_LAMBDA {
+    finite.Add(scores);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Store(counters_of + i + v * kLanes, ranks[v] << log2_ways);
+      Store(gradient + i + v * kLanes, value[v]);
     }
-    uint32_t *counters = counts->counts.data();
-    const int64_t ways = counts->ways;
-    for (int64_t i = 0; i < count; ++i) ++counters[ranks[i] * ways + (i & (ways - 1))];
+  });
+  *check = finite;
+  uint32_t *counters = counts->counts.data();
+  const int ways = 1 << log2_ways;
+  for (int64_t i = 0; i < block.count; i += 8) {
+    for (int lane = 0; lane < 8; ++lane) ++counters[counters_of[i + lane] + (lane & (ways - 1))];
   }
-};
+}
 
 template <class T>
 bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   T *output = static_cast<T *>(gradient) + row.index * batch.classes;
-  bool finite = true;
-  ForEachBlock(batch.classes, piece, [&](int64_t block, int64_t count, int64_t padded) {
+  FiniteCheck check;
+  for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
+    const int64_t count = std::min(kBlock, batch.classes - block * kBlock);
     if (row.targets.empty()) {
       std::memset(output + block * kBlock, 0, count * sizeof(T));
-      return;
+      continue;
     }
-    float scores[kBlock], values[kBlock];
-    if (!LoadBlock(input, batch.classes, row, block, scores)) finite = false;
-    if (row.levels == 0) {
-      GradientFew<kFewTargetsGradient>(scores, padded, row, counts, values);
-    } else {
-      GradientRanked search{scores, padded, row, counts, values};
-      WithTree(row, &search);
-    }
+    float values[kBlock];
+    WithBlock(input, batch.classes, row, block, [&](const auto &scores) {
+      row.levels == 0 ? GradientFew(scores, row, counts, &check, values)
+                      : GradientRanked(scores, row, counts, &check, values);
+    });
     StoreBlock(values, count, output + block * kBlock);
-  });
-  return finite;
+  }
+  return row.targets.empty() || (row.finite_targets && check.Finite());
 }
 
 // For each target, the number of classes that it is active with.
@@ -447,7 +593,8 @@ std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {
   const size_t ranks = row.targets.size() + 1;
   std::vector<int64_t> totals(ranks + 1);
   for (size_t k = 0; k < ranks; ++k) {
-    for (int64_t way = 0; way < counts.ways; ++way) totals[k] += counts.counts[k * counts.ways + way];
+    const uint32_t *of_rank = &counts.counts[k << counts.log2_ways];
+    for (int way = 0; way < 1 << counts.log2_ways; ++way) totals[k] += of_rank[way];
   }
   if (row.levels == 0) return totals;
   for (size_t k = ranks; k-- > 0;) totals[k] += totals[k + 1];
@@ -467,8 +614,8 @@ void FinishGradient(const Batch &batch, const Row &row, bool finite, const Count
   }
   const std::vector<int64_t> active = ActiveClasses(row, counts);
   int64_t total[kBlock] = {};  // per class of a block: a class may be a target more than once
-  for (size_t block = 0; block < row.block_ends.size(); ++block) {
-    const int64_t *begin = row.by_block.data() + (block == 0 ? 0 : row.block_ends[block - 1]);
+  for (int64_t block = 0; block < Blocks(batch.classes); ++block) {
+    const int64_t *begin = row.by_block.data() + BlockBegin(row, block);
     const int64_t *end = row.by_block.data() + row.block_ends[block];
     for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kBlock] -= active[*j];
     for (const int64_t *j = begin; j < end; ++j) {

@@ -1,6 +1,7 @@
 // One row of the batch: what the scheduler (multilabel_margin_loss.cpp) and the kernels (row.cpp) agree on.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,12 +15,29 @@ constexpr int64_t kPiece = 1 << 15;
 
 inline int64_t Pieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
 
+// Floats that begin at a cache line, so that no leaf of the search tree lies across two.
+class AlignedFloats {
+ public:
+  void Assign(int64_t count, float value) {
+    lines_.assign((count + kLine - 1) / kLine, Line{});
+    std::fill_n(data(), count, value);
+  }
+  float *data() { return reinterpret_cast<float *>(lines_.data()); }
+  const float *data() const { return reinterpret_cast<const float *>(lines_.data()); }
+
+ private:
+  static constexpr int64_t kLine = 16;
+  struct alignas(kLine * sizeof(float)) Line {
+    float values[kLine];
+  };
+  std::vector<Line> lines_;
+};
+
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
 // For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than the threshold q = -(1 - p). Of
 // the sorted thresholds, let k be less than a score x: its rank. The class with that score adds to the row's loss
-//   sum over these k thresholds of x - q = k * (x - base[k]) + rest[k], base[k] being the greatest of them:
-// a sum of terms that are not negative, so nothing cancels.
+//   sum over these k thresholds of x - q = k * (x - base) + rest[k], for a base among them.
 struct Row {
   int64_t index = 0;                // in the batch
   double scale = 0;                 // the gradient of one active pair
@@ -27,11 +45,14 @@ struct Row {
   std::vector<float> thresholds;    // of each target, padded by +inf
   std::vector<int64_t> by_block;    // the positions in targets, ordered by the block of classes that the target is in
   std::vector<int64_t> block_ends;  // where each block's targets end in by_block
-  std::vector<float> sorted;        // the thresholds, sorted, padded by +inf to 2^levels - 1
+  bool finite_targets = true;       // no target has an infinite score or NaN
+  float absent = 0;                 // a score that no threshold is less than: it stands for targets and padding
+  AlignedFloats sorted;             // the thresholds, sorted, padded by +inf to 2^levels leaves
   std::vector<int32_t> ranks;       // of each threshold: how many are less
   int levels = 0;                   // of the search tree; 0 if there is none
-  std::vector<float> tree;          // sorted as a binary search tree, level d in [2^d, 2^(d + 1))
-  std::vector<float> base, rest;    // [k], as above
+  int64_t leaf = 1;                 // how many thresholds one leaf of the tree has
+  std::vector<float> tree;          // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
+  std::vector<float> base, rest;    // as above; row.cpp says where a base stands
   std::vector<float> value;         // [k], the gradient of a class that is active with k targets
 };
 
@@ -41,10 +62,10 @@ struct PieceSum {
   bool finite = true;  // no score in the piece is infinite or NaN
 };
 
-// What the pieces found out about the targets' gradients: counts[k * ways + way] adds up, over the ways, to the number of
-// classes of rank k (or, where there is no search tree, active with target k).
+// What the pieces found out about the targets' gradients: the number of classes of rank k (or, where there is no search
+// tree, active with target k) is the sum of the 2^log2_ways counts from k * 2^log2_ways on.
 struct Counts {
-  int64_t ways = 0;
+  int log2_ways = 0;
   std::vector<uint32_t> counts;
 };
 

@@ -14,6 +14,10 @@
 #include <immintrin.h>
 #endif
 
+// The inner loops are put together from small pieces, which must not become calls that pass vectors through memory.
+#define MLML_INLINE __attribute__((always_inline)) inline
+#define MLML_INLINE_LAMBDA __attribute__((always_inline))
+
 namespace mlml {
 namespace MLML_LEVEL {  // every level's code has names of its own: the linker must not merge them
 
@@ -33,6 +37,12 @@ inline Floats Fill(float value) { return value - Floats{}; }
 
 inline Floats Load(const float *from) {
   Floats value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+inline Ints Load(const int32_t *from) {
+  Ints value;
   std::memcpy(&value, from, sizeof(value));
   return value;
 }
@@ -57,10 +67,13 @@ inline Ints CountGreater(Ints count, Floats a, Floats b) {
   const __mmask16 greater = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
   return reinterpret_cast<Ints>(_mm512_mask_add_epi32(counts, greater, counts, _mm512_set1_epi32(1)));
 }
+// How many lanes of a are greater.
+inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)); }
 inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
 
-// A table of kSize floats, a power of two, for looking up one entry per lane. The smaller ones live in registers.
+// A table of kSize floats, a power of two, for looking up one entry per lane. Permutations of registers look it up in a
+// fraction of the time that a gather takes, as long as they are few.
 template <int kSize>
 class Table {
  public:
@@ -73,20 +86,14 @@ class Table {
     }
   }
 
-  Floats operator()(Ints index) const {
+  MLML_INLINE Floats operator()(Ints index) const {
     const __m512i lane = reinterpret_cast<__m512i>(index);
     if constexpr (kSize == 1) {
       return _mm512_broadcastss_ps(_mm512_castps512_ps128(registers_[0]));
-    } else if constexpr (kSize <= 16) {
+    } else if constexpr (kSize <= kLanes) {
       return _mm512_permutexvar_ps(lane, registers_[0]);
-    } else if constexpr (kSize == 32) {
-      return Pair(lane, 0);
-    } else if constexpr (kSize == 64) {
-      return _mm512_mask_blend_ps(Bit(lane, 32), Pair(lane, 0), Pair(lane, 2));
-    } else if constexpr (kSize == 128) {
-      const __mmask16 odd = Bit(lane, 32);
-      return _mm512_mask_blend_ps(Bit(lane, 64), _mm512_mask_blend_ps(odd, Pair(lane, 0), Pair(lane, 2)),
-                                  _mm512_mask_blend_ps(odd, Pair(lane, 4), Pair(lane, 6)));
+    } else if constexpr (kSize <= kLargest) {
+      return Among<kSize>(lane, 0);
     } else {
       return _mm512_i32gather_ps(lane, entries_, sizeof(float));
     }
@@ -95,9 +102,17 @@ class Table {
  private:
   static constexpr int kLargest = 128;
   static constexpr int kRegisters = kSize > kLargest ? 1 : (kSize + kLanes - 1) / kLanes;
-  static __mmask16 Bit(__m512i value, int bit) { return _mm512_test_epi32_mask(value, _mm512_set1_epi32(bit)); }
-  __m512 Pair(__m512i lane, int first) const {
-    return _mm512_permutex2var_ps(registers_[first], lane, registers_[first + 1]);
+
+  // Looks up the kEntries entries from register `first` on, by the low bits of the index.
+  template <int kEntries>
+  MLML_INLINE __m512 Among(__m512i lane, int first) const {
+    if constexpr (kEntries == 2 * kLanes) {
+      return _mm512_permutex2var_ps(registers_[first], lane, registers_[first + 1]);
+    } else {
+      constexpr int kHalf = kEntries / 2;
+      return _mm512_mask_blend_ps(_mm512_test_epi32_mask(lane, _mm512_set1_epi32(kHalf)), Among<kHalf>(lane, first),
+                                  Among<kHalf>(lane, first + kHalf / kLanes));
+    }
   }
 
   __m512 registers_[kRegisters];
@@ -148,6 +163,12 @@ inline Floats Gather(const float *entries, Ints index) {
 
 inline Floats ToFloats(Ints value) { return __builtin_convertvector(value, Floats); }
 inline Ints CountGreater(Ints count, Floats a, Floats b) { return count - (a > b); }
+inline int LanesGreater(Floats a, Floats b) {
+  const Ints greater = a > b;
+  int count = 0;
+  for (int i = 0; i < kLanes; ++i) count -= greater[i];
+  return count;
+}
 
 template <int kSize>
 class Table {
@@ -160,7 +181,7 @@ class Table {
     }
   }
 
-  Floats operator()(Ints index) const {
+  MLML_INLINE Floats operator()(Ints index) const {
     if constexpr (kSize == 1) return Fill(register_[0]);
 #if defined(__AVX2__)
     if constexpr (kSize <= kLanes) return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
@@ -175,10 +196,13 @@ class Table {
 
 #endif  // AVX-512
 
+// The exponent fields of floats that are not negative.
+inline Ints Exponents(Floats value) { return reinterpret_cast<Ints>(value) >> 23; }
+
 // A sum of floats, kept in double.
 class DoubleSum {
  public:
-  void Add(Floats value) {
+  MLML_INLINE void Add(Floats value) {
     low_ += LowHalf(value);
     high_ += HighHalf(value);
   }

@@ -1,0 +1,146 @@
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace mlml {
+namespace {
+
+// How often the caller looks whether the helpers are done before it sleeps: about the time that waking up takes.
+constexpr int kSpins = 2000;
+
+class Pool {
+ public:
+  Pool() { sched_getaffinity(0, sizeof(allowed_), &allowed_); }
+
+  void Run(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
+    const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (!turn) {  // the helpers work for another thread
+      for (int64_t index = 0; index < count; ++index) body(0, index);
+      return;
+    }
+    StartHelpers(threads - 1);
+    KeepHelpersOffThisProcessor();
+    next_ = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      body_ = &body;
+      count_ = count;
+      limit_ = threads - 1;
+      joined_ = 0;
+    }
+    wake_.notify_all();
+    Work(0, count, body);
+    std::unique_lock<std::mutex> lock(mutex_);
+    body_ = nullptr;  // nobody joins any more
+    for (int i = 0; i < kSpins && working_ != 0; ++i) {
+      lock.unlock();
+      std::this_thread::yield();
+      lock.lock();
+    }
+    done_.wait(lock, [&] { return working_ == 0; });
+  }
+
+ private:
+  void StartHelpers(int count) {
+    while (static_cast<int>(helpers_.size()) < count) {
+      try {
+        std::thread helper([this] { Help(); });
+        helpers_.push_back(helper.native_handle());
+        helper.detach();  // it lives as long as the process
+      } catch (const std::system_error &) {
+        return;  // the process may have no more threads; those that there are do the work
+      }
+    }
+  }
+
+  // Linux wakes a thread on the processor of the one that wakes it, where the two would take turns.
+  void KeepHelpersOffThisProcessor() {
+    const int processor = sched_getcpu();
+    if (processor == kept_off_ && helpers_.size() == helpers_kept_off_) return;
+    cpu_set_t others = allowed_;
+    if (processor >= 0) CPU_CLR(processor, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (const pthread_t helper : helpers_) pthread_setaffinity_np(helper, sizeof(others), &others);
+    kept_off_ = processor;
+    helpers_kept_off_ = helpers_.size();
+  }
+
+  void Help() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return body_ != nullptr && joined_ < limit_; });
+      const int worker = ++joined_;
+      ++working_;
+      const std::function<void(int, int64_t)> &body = *body_;
+      const int64_t count = count_;
+      lock.unlock();
+      Work(worker, count, body);
+      lock.lock();
+      if (--working_ == 0) done_.notify_one();
+    }
+  }
+
+  void Work(int worker, int64_t count, const std::function<void(int, int64_t)> &body) {
+    for (int64_t index; (index = next_.fetch_add(1)) < count;) body(worker, index);
+  }
+
+  cpu_set_t allowed_;
+  int kept_off_ = -1;
+  size_t helpers_kept_off_ = 0;
+  std::vector<pthread_t> helpers_;
+  std::mutex turn_;  // held by the thread that the helpers work for
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_, done_;
+  const std::function<void(int, int64_t)> *body_ = nullptr;
+  int64_t count_ = 0;
+  int limit_ = 0;    // how many helpers may join
+  int joined_ = 0;   // how many did
+  int working_ = 0;  // how many are not done yet
+
+  std::atomic<int64_t> next_{0};  // the next index to work on
+};
+
+// Never destroyed: helpers may wait in it until the process ends. After a fork the child makes its own, since the parent's
+// helpers did not come along.
+std::atomic<Pool *> pool{nullptr};
+
+Pool &GetPool() {
+  static const int watch = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
+  (void)watch;
+  Pool *current = pool;
+  if (current == nullptr) {
+    auto *created = new Pool;
+    if (pool.compare_exchange_strong(current, created)) return *created;
+    delete created;
+  }
+  return *current;
+}
+
+}  // namespace
+
+int MaxThreads() {
+  static const int threads = [] {
+    const char *wanted = std::getenv("OMP_NUM_THREADS");
+    const int number = wanted == nullptr ? 0 : std::atoi(wanted);
+    if (number > 0) return number;
+    cpu_set_t allowed;
+    return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  }();
+  return threads;
+}
+
+void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
+  GetPool().Run(static_cast<int>(std::min<int64_t>(threads, count)), count, body);
+}
+
+}  // namespace mlml
