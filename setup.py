@@ -1,5 +1,6 @@
 """Compiles the kernels of custom_ops/ into the package. Everything else about the build stands in pyproject.toml."""
 
+import platform
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,19 @@ or name yours in the environment variable CXX.
 """
 
 
+# row.cpp is compiled once for each instruction set. The first is what every processor of the architecture has; which one
+# runs is decided when the library is loaded.
+LEVELS = {"baseline": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    LEVELS["avx512"] = [*LEVELS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+    LEVELS["avx512"] += ["-mprefer-vector-width=512"]
+
+FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+# GCC 12 warns about its own AVX-512 header (GCC bug 105593).
+FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+
+
 class BuildKernels(build_ext):
     """Builds one library without a Python ABI, so that one wheel serves every Python and every MindSpore."""
 
@@ -32,22 +46,27 @@ class BuildKernels(build_ext):
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
             raise SystemExit(NO_COMPILER.format(compiler=compiler))
-        objects = self.compiler.compile(
-            ext.sources,
-            output_dir=self.build_temp,
-            extra_postargs=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
-            depends=ext.depends,
-        )
+        rows = str(SOURCE / "row.cpp")
+        objects = self._compile(ext, [source for source in ext.sources if source != rows], self.build_temp, [])
+        # In this order: where the linker finds a function of the standard library in several of the objects, it takes the
+        # first, which every processor must be able to run.
+        for level, flags in LEVELS.items():
+            objects += self._compile(ext, [rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *flags])
         library = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
             objects,
             library,
-            extra_postargs=[f"-Wl,--version-script={SOURCE / 'exports.map'}"],
+            extra_postargs=["-pthread", f"-Wl,--version-script={SOURCE / 'exports.map'}"],
             target_lang="c++",
         )
         # `python -m mindspore_mlml` in a checkout imports the package from there, not the installed one.
         if not self.inplace:
             shutil.copy(library, self.get_ext_filename(ext.name))
+
+    def _compile(self, ext, sources, output_dir, flags):
+        return self.compiler.compile(
+            sources, output_dir=str(output_dir), extra_postargs=[*FLAGS, *flags], depends=ext.depends
+        )
 
 
 class Wheel(bdist_wheel):

@@ -1,6 +1,7 @@
 """Which backends are usable on this machine, and why not where they are not."""
 
 import ctypes
+import os
 from typing import NamedTuple
 
 from mindspore_mlml._ops import LIBRARY
@@ -26,7 +27,16 @@ def backends() -> list[Backend]:
 
 def _cpu():
     try:
-        ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         return Backend("CPU", "C++ (AOT)", False, str(error))
-    return Backend("CPU", "C++ (AOT)", True, f"{LIBRARY.name} is in the package")
+    library.MultilabelMarginLossSimd.restype = ctypes.c_char_p
+    simd = library.MultilabelMarginLossSimd()
+    if simd is None:
+        return Backend("CPU", "C++ (AOT)", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
+    return Backend("CPU", "C++ (AOT)", True, f"instruction set {simd.decode()}, {threads()} threads")
+
+
+def threads() -> int:
+    """How many threads the CPU kernel uses."""
+    return ctypes.CDLL(str(LIBRARY)).MultilabelMarginLossThreads()

@@ -5,6 +5,8 @@ Each kernel is registered twice. Where the shapes are known, Python functions in
 ``InferShape`` and ``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped.
 """
 
+import ctypes
+import os
 from pathlib import Path
 
 import mindspore as ms
@@ -12,6 +14,20 @@ from mindspore import ops
 from mindspore.ops import CustomRegOp, DataType
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
+
+
+def _set_threads():
+    """Importing MindSpore sets OMP_NUM_THREADS to 1 behind Python's back: only what Python knows is the user's wish."""
+    first, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
+    threads = int(first) if first.strip().isdecimal() else 0
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return  # the first call of an operator says what is wrong with the library
+    library.MultilabelMarginLossSetThreads(threads or len(os.sched_getaffinity(0)))
+
+
+_set_threads()
 REDUCTIONS = ("none", "mean", "sum")
 
 

@@ -1,5 +1,7 @@
-// Chooses the instruction set: the best that the processor has, or the one that the environment variable MLML_SIMD names.
+// Chooses the instruction set: the best that the processor has, or the one that the environment variable MLML_SIMD
+// names.
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "row.h"
@@ -63,5 +65,11 @@ const RowKernels &SelectRowKernels(Dtype dtype) {
 
 }  // namespace mlml
 
-// The name of the instruction set in use, for `python -m mindspore_mlml`.
-MLML_EXPORT const char *MultilabelMarginLossSimd() { return mlml::LevelInUse().name; }
+// The name of the instruction set in use, or null if MLML_SIMD names none of this processor's.
+MLML_EXPORT const char *MultilabelMarginLossSimd() {
+  try {
+    return mlml::LevelInUse().name;
+  } catch (const std::exception &) {
+    return nullptr;
+  }
+}

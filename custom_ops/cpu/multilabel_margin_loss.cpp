@@ -49,6 +49,10 @@ MLML_KERNEL(MultilabelMarginLossGradNone, 3, Backward, kNone, SameAsInput)
 MLML_KERNEL(MultilabelMarginLossGradMean, 3, Backward, kMean, SameAsInput)
 MLML_KERNEL(MultilabelMarginLossGradSum, 3, Backward, kSum, SameAsInput)
 
+// Sets the number of threads; 0 for the default.
+MLML_EXPORT void MultilabelMarginLossSetThreads(int threads) { mlml::SetMaxThreads(threads); }
+MLML_EXPORT int MultilabelMarginLossThreads() { return mlml::MaxThreads(); }
+
 namespace mlml {
 namespace {
 
@@ -104,9 +108,8 @@ void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
   std::vector<Counts> counts(threads);
   if (SharesRows(batch, threads)) {
     std::vector<Row> rows(batch.rows);
-    Parallel(threads, batch.rows, [&](int, int64_t index) {
-      kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]);
-    });
+    Parallel(threads, batch.rows,
+             [&](int, int64_t index) { kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]); });
     for (const Row &row : rows) {
       std::vector<char> finite(threads, true);
       for (Counts &of_worker : counts) kernels.start_counts(row, &of_worker);
@@ -147,8 +150,8 @@ void Reduce(const std::vector<double> &losses, Reduction reduction, T *loss) {
 
 template <class T>
 void GradientOf(const Batch &batch, Reduction reduction, const T *dout, void *gradient) {
-  const double pairs = static_cast<double>(batch.classes) *
-                       (reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0);
+  const double pairs =
+      static_cast<double>(batch.classes) * (reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0);
   const auto scale_of = [=](int64_t row) { return ToFloat(dout[reduction == Reduction::kNone ? row : 0]) / pairs; };
   Gradient(batch, scale_of, gradient);
 }

@@ -110,8 +110,8 @@ class Pool {
   std::atomic<int64_t> next_{0};  // the next index to work on
 };
 
-// Never destroyed: helpers may wait in it until the process ends. After a fork the child makes its own, since the parent's
-// helpers did not come along.
+// Never destroyed: helpers may wait in it until the process ends. After a fork the child makes its own, since the
+// parent's helpers did not come along.
 std::atomic<Pool *> pool{nullptr};
 
 Pool &GetPool() {
@@ -128,16 +128,26 @@ Pool &GetPool() {
 
 }  // namespace
 
-int MaxThreads() {
-  static const int threads = [] {
-    const char *wanted = std::getenv("OMP_NUM_THREADS");
-    const int number = wanted == nullptr ? 0 : std::atoi(wanted);
-    if (number > 0) return number;
-    cpu_set_t allowed;
-    return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
-  }();
-  return threads;
+namespace {
+
+int DefaultThreads() {
+  const char *wanted = std::getenv("OMP_NUM_THREADS");
+  const int number = wanted == nullptr ? 0 : std::atoi(wanted);
+  if (number > 0) return number;
+  cpu_set_t allowed;
+  return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
 }
+
+std::atomic<int> max_threads{0};  // 0: not known yet
+
+}  // namespace
+
+int MaxThreads() {
+  if (max_threads == 0) max_threads = DefaultThreads();
+  return max_threads;
+}
+
+void SetMaxThreads(int threads) { max_threads = std::max(threads, 0); }
 
 void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
   GetPool().Run(static_cast<int>(std::min<int64_t>(threads, count)), count, body);

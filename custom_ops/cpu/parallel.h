@@ -2,7 +2,8 @@
 //
 // MindSpore's PyNative mode spins in the thread that waits for a result. OpenMP's teams start and end together, so on a
 // machine with few cores they would wait, milliseconds long, for a member whose core the spinning thread has. Here the
-// caller works on its own from the first moment, helpers join when they get a core, and nobody waits for one that has not.
+// caller works on its own from the first moment, helpers join when they get a core, and nobody waits for one that has
+// not.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +13,16 @@
 
 namespace mlml {
 
-// OMP_NUM_THREADS, or else the number of processors that this process may use.
+// What SetMaxThreads said, or OMP_NUM_THREADS, or the number of processors that this process may use.
 int MaxThreads();
+void SetMaxThreads(int threads);
 
-// Calls body(worker, index) for each index in [0, count) on up to `threads` threads; worker is in [0, threads). The body
-// must not throw.
+// Calls body(worker, index) for each index in [0, count) on up to `threads` threads; worker is in [0, threads). The
+// body must not throw.
 void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body);
 
-// The same for a body that may throw: the exception of the least index reaches the caller, whatever the number of threads.
+// The same for a body that may throw: the exception of the least index reaches the caller, whatever the number of
+// threads.
 template <class Body>
 void Parallel(int threads, int64_t count, Body body) {
   if (threads == 1 || count < 2) {

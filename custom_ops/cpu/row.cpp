@@ -1,12 +1,14 @@
 // The loss and the gradient of one row. Compiled once for each instruction set, into the namespace MLML_LEVEL.
 //
-// The classes are worked on in blocks that fit the first-level cache: a block's scores are converted to float32, those of
-// targets become -inf, which is active with nothing, and the inner loops know neither dtypes nor targets nor remainders.
+// The classes are worked on in blocks that fit the first-level cache: a block's scores are converted to float32, those
+// of targets become -inf, which is active with nothing, and the inner loops know neither dtypes nor targets nor
+// remainders.
 #include "row.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -26,7 +28,7 @@ constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Up to here the terms of the loss are computed one by one and added in double.
-constexpr int64_t kFewPairs = 4096;
+constexpr int64_t kFewPairs = 1024;
 // Up to here the gradient compares each score with each threshold instead of searching.
 constexpr int64_t kFewTargetsGradient = 8;
 // Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
@@ -62,8 +64,13 @@ void ReadTargets(const Batch &batch, int64_t index, Row *row) {
 
 void GroupByBlock(int64_t classes, Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
-  row->block_ends.assign(Blocks(classes), 0);
   row->by_block.resize(count);
+  if (classes <= kBlock) {
+    row->block_ends.assign(1, count);
+    std::iota(row->by_block.begin(), row->by_block.end(), 0);
+    return;
+  }
+  row->block_ends.assign(Blocks(classes), 0);
   for (int32_t target : row->targets) ++row->block_ends[target / kBlock];
   int64_t begin = 0;
   for (int64_t &end : row->block_ends) begin += std::exchange(end, begin);
@@ -103,12 +110,10 @@ void SortFew(Row *row) {
 // Sorts by radix: a byte of the thresholds after the other, from the lowest.
 void SortMany(Row *row) {
   constexpr int kBytes = 4, kValues = 256;
-  struct Entry {
-    uint32_t key;  // ordered as the thresholds are
-    int32_t j;
-  };
   const size_t count = row->targets.size();
-  std::vector<Entry> entries(count), moved(count);
+  std::vector<SortEntry> &entries = row->entries, &moved = row->moved;
+  entries.resize(count);
+  moved.resize(count);
   uint32_t ends[kBytes][kValues] = {};
   for (size_t j = 0; j < count; ++j) {
     uint32_t bits;
@@ -120,7 +125,7 @@ void SortMany(Row *row) {
   for (int byte = 0; byte < kBytes; ++byte) {
     uint32_t begin = 0;
     for (uint32_t &end : ends[byte]) begin += std::exchange(end, begin);
-    for (const Entry &entry : entries) moved[ends[byte][entry.key >> 8 * byte & 0xff]++] = entry;
+    for (const SortEntry &entry : entries) moved[ends[byte][entry.key >> 8 * byte & 0xff]++] = entry;
     entries.swap(moved);
   }
   for (size_t place = 0; place < count; ++place) {
@@ -129,7 +134,8 @@ void SortMany(Row *row) {
   }
 }
 
-// Sorts the thresholds into leaves, of one each as long as a tree in registers can tell them apart, and builds the tree.
+// Sorts the thresholds into leaves, of one each as long as a tree in registers can tell them apart, and builds the
+// tree.
 void BuildTree(Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
   row->leaf = count < 1 << kRegisterLevels ? 1 : kLanes;
@@ -309,7 +315,8 @@ MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const fl
 
 // Finds the ranks where the leaves are as wide as a vector: first each score's leaf, then its place there.
 template <class Tree, class Source, class Use>
-MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const Tree &tree, const float *entries, Use use) {
+MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const Tree &tree, const float *entries,
+                              Use use) {
   int32_t ranks_of[kBlock];
   float scores_of[kBlock], found_of[kBlock];
   for (int64_t i = 0; i < block.count; i += kGroup) {
@@ -360,9 +367,9 @@ MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float 
 // ---------------------------------------------------------------------------------------------------------------------
 // The loss
 
-// Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the place
-// of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are above
-// the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
+// Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the
+// place of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are
+// above the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
 constexpr int kBases = 32;
 
 uint32_t ExponentField(float value) {
@@ -407,17 +414,18 @@ void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum, Finit
   const Table<kBases> base(row.base.data());
   DoubleSum total = *sum;
   FiniteCheck finite = *check;
-  Search(block, row, row.rest.data(), [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest) MLML_INLINE_LAMBDA {
-    Floats hinges[kVectors];
+  Search(block, row, row.rest.data(),
+         [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest) MLML_INLINE_LAMBDA {
+           Floats hinges[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const Floats rank = ToFloats(ranks[v]);
-      const Floats above = Max(scores[v], Fill(kLowest)) - base(Exponents(rank) & (kBases - 1));
-      hinges[v] = rank * above + rest[v];
-    }
-    finite.Add(scores);
-    total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
-  });
+           for (int v = 0; v < kVectors; ++v) {
+             const Floats rank = ToFloats(ranks[v]);
+             const Floats above = Max(scores[v], Fill(kLowest)) - base.Modulo(Exponents(rank));
+             hinges[v] = rank * above + rest[v];
+           }
+           finite.Add(scores);
+           total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
+         });
   *sum = total;
   *check = finite;
 }
@@ -551,14 +559,15 @@ void GradientRanked(const Block<Source> &block, const Row &row, Counts *counts, 
   int32_t counters_of[kBlock];
   const int log2_ways = counts->log2_ways;
   FiniteCheck finite = *check;
-  Search(block, row, row.value.data(), [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value) MLML_INLINE_LAMBDA {
-    finite.Add(scores);
+  Search(block, row, row.value.data(),
+         [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value) MLML_INLINE_LAMBDA {
+           finite.Add(scores);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      Store(counters_of + i + v * kLanes, ranks[v] << log2_ways);
-      Store(gradient + i + v * kLanes, value[v]);
-    }
-  });
+           for (int v = 0; v < kVectors; ++v) {
+             Store(counters_of + i + v * kLanes, ranks[v] << log2_ways);
+             Store(gradient + i + v * kLanes, value[v]);
+           }
+         });
   *check = finite;
   uint32_t *counters = counts->counts.data();
   const int ways = 1 << log2_ways;
@@ -627,8 +636,8 @@ void FinishGradient(const Batch &batch, const Row &row, bool finite, const Count
 }
 
 template <class T>
-constexpr RowKernels kKernels = {PrepareLoss<T>,     SumPiece<T>,    Loss<T>,          PrepareGradient<T>,
-                                 StartCounts,        GradientPiece<T>, FinishGradient<T>};
+constexpr RowKernels kKernels = {PrepareLoss<T>, SumPiece<T>,      Loss<T>,          PrepareGradient<T>,
+                                 StartCounts,    GradientPiece<T>, FinishGradient<T>};
 
 }  // namespace
 

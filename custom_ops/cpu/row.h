@@ -9,8 +9,8 @@
 
 namespace mlml {
 
-// A row is worked on in pieces of this many classes, by one thread or by several. The loss is the sum of the pieces' sums
-// in their order, so it does not depend on the number of threads.
+// A row is worked on in pieces of this many classes, by one thread or by several. The loss is the sum of the pieces'
+// sums in their order, so it does not depend on the number of threads.
 constexpr int64_t kPiece = 1 << 15;
 
 inline int64_t Pieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
@@ -33,6 +33,11 @@ class AlignedFloats {
   std::vector<Line> lines_;
 };
 
+struct SortEntry {
+  uint32_t key;  // ordered as the thresholds are
+  int32_t j;
+};
+
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
 // For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than the threshold q = -(1 - p). Of
@@ -53,7 +58,8 @@ struct Row {
   int64_t leaf = 1;                 // how many thresholds one leaf of the tree has
   std::vector<float> tree;          // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
   std::vector<float> base, rest;    // as above; row.cpp says where a base stands
-  std::vector<float> value;         // [k], the gradient of a class that is active with k targets
+  std::vector<SortEntry> entries, moved;  // scratch for sorting
+  std::vector<float> value;               // [k], the gradient of a class that is active with k targets
 };
 
 // What a piece adds to its row's loss.

@@ -1,8 +1,8 @@
 // The few vector operations that the kernels need, for the instruction set that the including file is compiled for.
 //
 // Floats, Ints and Halves hold the same number of lanes. Their arithmetic and comparisons are the compiler's own
-// (GCC's vector extensions); what those cannot say well is below, once with intrinsics for each instruction set that has
-// the instruction and once in plain code, which serves every other processor.
+// (GCC's vector extensions); what those cannot say well is below, once with intrinsics for each instruction set that
+// has the instruction and once in plain code, which serves every other processor.
 #pragma once
 
 #include <cstdint>
@@ -84,6 +84,12 @@ class Table {
         registers_[i] = _mm512_maskz_loadu_ps(left >= kLanes ? 0xffff : (1 << left) - 1, entries + i * kLanes);
       }
     }
+  }
+
+  // Looks up index % kSize: the permutations read no more than these bits.
+  MLML_INLINE Floats Modulo(Ints index) const {
+    static_assert(kSize == kLanes || kSize == 2 * kLanes, "so many bits are read");
+    return (*this)(index);
   }
 
   MLML_INLINE Floats operator()(Ints index) const {
@@ -180,6 +186,8 @@ class Table {
       register_ = Load(padded);
     }
   }
+
+  MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
 
   MLML_INLINE Floats operator()(Ints index) const {
     if constexpr (kSize == 1) return Fill(register_[0]);
