@@ -20,8 +20,8 @@ or name yours in the environment variable CXX.
 """
 
 
-# row.cpp is compiled once for each instruction set. The first is what every processor of the architecture has; which one
-# runs is decided when the library is loaded.
+# row.cpp is compiled once for each instruction set. The first is what every processor of the architecture has; which
+# one runs is decided when the library is loaded.
 LEVELS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -48,8 +48,8 @@ class BuildKernels(build_ext):
             raise SystemExit(NO_COMPILER.format(compiler=compiler))
         rows = str(SOURCE / "row.cpp")
         objects = self._compile(ext, [source for source in ext.sources if source != rows], self.build_temp, [])
-        # In this order: where the linker finds a function of the standard library in several of the objects, it takes the
-        # first, which every processor must be able to run.
+        # In this order: where the linker finds a function of the standard library in several of the objects, it takes
+        # the first, which every processor must be able to run.
         for level, flags in LEVELS.items():
             objects += self._compile(ext, [rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *flags])
         library = self.get_ext_fullpath(ext.name)

@@ -34,7 +34,7 @@ constexpr int64_t kFewTargetsGradient = 8;
 // Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
 constexpr int64_t kFewToSort = 96;
 // The deepest search tree whose levels are looked up in registers.
-constexpr int kRegisterLevels = 7;
+constexpr int kRegisterLevels = 8;
 
 // Where a block's targets begin in row.by_block.
 int64_t BlockBegin(const Row &row, int64_t block) { return block == 0 ? 0 : row.block_ends[block - 1]; }
@@ -196,30 +196,33 @@ struct Block {
   const Source *scores;
   int64_t count;
   const char *next;        // the scores of the next block in memory,
-  int64_t size_in_memory;  // and the bytes that one takes
+  const char *output;      // the memory that is written when this block is done, if any,
+  int64_t size_in_memory;  // and the bytes that one score takes there
 
-  // Loads the group at i, and fetches that of the next block into the cache.
+  // Loads the group at i, and fetches into the cache what will be needed at i.
   MLML_INLINE void LoadGroup(int64_t i, Floats *group) const {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       group[v] = Load(scores + i + v * kLanes);
       __builtin_prefetch(next + (i + v * kLanes) * size_in_memory);
+      if (output != nullptr) __builtin_prefetch(output + (i + v * kLanes) * size_in_memory, 1);
     }
   }
 };
 
 // Calls use(block) with a block of the row: as it lies in memory where it can, otherwise a copy in float32.
 template <class T, class Use>
-void WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, Use use) {
+void WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, const T *output, Use use) {
   const T *scores = input + block * kBlock;
   const int64_t count = std::min(kBlock, classes - block * kBlock);
   const char *next = reinterpret_cast<const char *>(scores + kBlock);
+  const char *written = output == nullptr ? nullptr : reinterpret_cast<const char *>(output + block * kBlock);
   if (count % kGroup == 0 && BlockBegin(row, block) == row.block_ends[block]) {
-    use(Block<T>{scores, count, next, sizeof(T)});
+    use(Block<T>{scores, count, next, written, sizeof(T)});
   } else {
     float copy[kBlock];
     LoadBlock(input, classes, row, block, copy);
-    use(Block<float>{copy, (count + kGroup - 1) / kGroup * kGroup, next, sizeof(T)});
+    use(Block<float>{copy, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
   }
 }
 
@@ -439,7 +442,7 @@ PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
   DoubleSum sum;
   FiniteCheck check;
   for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
-    WithBlock(input, batch.classes, row, block, [&](const auto &scores) {
+    WithBlock<T>(input, batch.classes, row, block, nullptr, [&](const auto &scores) {
       few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum, &check);
     });
   }
@@ -531,7 +534,7 @@ void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, Fin
   }
   const Table<kFewTargetsGradient * 2> value(row.value.data());
   Floats thresholds[kTargets];
-  Ints active[kTargets] = {};
+  LaneCounter active[kTargets];
   for (int j = 0; j < kTargets; ++j) thresholds[j] = Fill(row.thresholds[j]);
   FiniteCheck finite = *check;
   for (int64_t i = 0; i < block.count; i += kGroup) {
@@ -543,15 +546,13 @@ void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, Fin
       Ints targets = {};
       for (int j = 0; j < kTargets; ++j) {
         targets = CountGreater(targets, scores[v], thresholds[j]);
-        active[j] = CountGreater(active[j], scores[v], thresholds[j]);
+        active[j].AddGreater(scores[v], thresholds[j]);
       }
       Store(gradient + i + v * kLanes, value(targets));
     }
   }
   *check = finite;
-  for (int j = 0; j < kTargets; ++j) {
-    for (int lane = 0; lane < kLanes; ++lane) counts->counts[j << counts->log2_ways] += active[j][lane];
-  }
+  for (int j = 0; j < kTargets; ++j) counts->counts[j << counts->log2_ways] += active[j].Total();
 }
 
 template <class Source>
@@ -588,7 +589,7 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
       continue;
     }
     float values[kBlock];
-    WithBlock(input, batch.classes, row, block, [&](const auto &scores) {
+    WithBlock<T>(input, batch.classes, row, block, output, [&](const auto &scores) {
       row.levels == 0 ? GradientFew(scores, row, counts, &check, values)
                       : GradientRanked(scores, row, counts, &check, values);
     });

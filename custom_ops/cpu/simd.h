@@ -69,6 +69,15 @@ inline Ints CountGreater(Ints count, Floats a, Floats b) {
 }
 // How many lanes of a are greater.
 inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)); }
+// Counts the lanes where a > b, outside of the vector units, which have enough to do.
+class LaneCounter {
+ public:
+  MLML_INLINE void AddGreater(Floats a, Floats b) { count_ += static_cast<uint32_t>(LanesGreater(a, b)); }
+  uint32_t Total() const { return count_; }
+
+ private:
+  uint32_t count_ = 0;
+};
 inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
 
@@ -106,7 +115,7 @@ class Table {
   }
 
  private:
-  static constexpr int kLargest = 128;
+  static constexpr int kLargest = 256;
   static constexpr int kRegisters = kSize > kLargest ? 1 : (kSize + kLanes - 1) / kLanes;
 
   // Looks up the kEntries entries from register `first` on, by the low bits of the index.
@@ -175,6 +184,19 @@ inline int LanesGreater(Floats a, Floats b) {
   for (int i = 0; i < kLanes; ++i) count -= greater[i];
   return count;
 }
+
+class LaneCounter {
+ public:
+  MLML_INLINE void AddGreater(Floats a, Floats b) { counts_ = CountGreater(counts_, a, b); }
+  uint32_t Total() const {
+    uint32_t total = 0;
+    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(counts_[i]);
+    return total;
+  }
+
+ private:
+  Ints counts_ = {};
+};
 
 template <int kSize>
 class Table {

@@ -1,0 +1,374 @@
+"""Measures the loss, against PyTorch and against the machine, and draws what it finds.
+
+    pip install '.[benchmark]' torch==2.13.0
+    python benchmarks/run.py --output benchmarks/results
+
+Prints tables, writes results.json and three plots. Every ratio compares medians of one run, taken in turn, with the
+same number of threads. Without PyTorch its columns stay empty.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))))
+
+import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore sets it
+import numpy as np  # noqa: E402
+from aot import Kernel  # noqa: E402
+from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
+from mindspore import Tensor, nn, ops  # noqa: E402
+
+from mindspore_mlml import _ops, multilabel_margin_loss  # noqa: E402
+from mindspore_mlml._backends import backends  # noqa: E402
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+FORWARD = Kernel(_ops.LIBRARY, "MultilabelMarginLossMean")
+BACKWARD = Kernel(_ops.LIBRARY, "MultilabelMarginLossGradMean")
+
+
+def kernels(input, target):
+    """Functions that run the forward and the backward kernel alone."""
+    dtype = input.dtype
+    gradient = np.empty_like(input)
+    forward = FORWARD.prepare(input, target, np.empty((), dtype))
+    return forward, BACKWARD.prepare(input, target, np.ones((), dtype), gradient), gradient
+
+
+def geometric_mean(values):
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def end_to_end():
+    """Through the public function, results fetched, against PyTorch's."""
+    rows = {}
+    for name, (n, c, t) in SHAPES.items():
+        input, target = batch(n, c, t)
+        x, y = Tensor(input), Tensor(target)
+        step = ms.jit(ms.value_and_grad(multilabel_margin_loss))
+        functions = {
+            "forward": lambda x=x, y=y: multilabel_margin_loss(x, y).asnumpy(),
+            "step": lambda x=x, y=y, step=step: [result.asnumpy() for result in step(x, y)],
+        }
+        if torch is not None:
+            functions |= pytorch(input, target)
+        # Not in turn: MindSpore and PyTorch each keep threads spinning for a while after their calls.
+        times = {key: interleaved_medians({key: function})[key] for key, function in functions.items()}
+        if torch is not None:
+            times["forward speed-up"] = times["PyTorch forward"] / times["forward"]
+            times["step speed-up"] = times["PyTorch step"] / times["step"]
+        rows[name] = times
+    return rows
+
+
+def pytorch(input, target):
+    """PyTorch's forward, and forward and backward, on the same data."""
+    torch.set_num_threads(THREADS)
+    x, y = torch.tensor(input), torch.tensor(target).long()
+    leaf = torch.tensor(input, requires_grad=True)
+
+    def step():
+        leaf.grad = None
+        loss = torch.nn.functional.multilabel_margin_loss(leaf, y)
+        loss.backward()
+        return loss.item(), leaf.grad.numpy()
+
+    return {
+        "PyTorch forward": lambda: torch.nn.functional.multilabel_margin_loss(x, y).numpy(),
+        "PyTorch step": step,
+    }
+
+
+class Composition(nn.Cell):
+    """What a user would write with MindSpore's own operators. Even with the padding cut off, N * T * C floats."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.classes = classes
+
+    def construct(self, x, y):
+        counted = ops.cumsum((y < 0).astype(ms.int32), -1) == 0
+        labels = ops.maximum(y, 0)
+        zeros = ops.zeros(x.shape, ms.float32)
+        is_target = ops.tensor_scatter_elements(zeros, labels, counted.astype(ms.float32), 1, "add") > 0
+        targets = ops.gather_elements(x, 1, labels)
+        hinge = ops.relu(1 - targets.expand_dims(2) + x.expand_dims(1))
+        weight = counted.astype(ms.float32).expand_dims(2) * (1 - is_target.astype(ms.float32)).expand_dims(1)
+        return (hinge * weight).sum((1, 2)).mean() / self.classes
+
+
+def composition():
+    """Time and memory of the composition, each in a process of its own."""
+    rows = {}
+    for name in SHAPES:
+        command = [sys.executable, __file__, "--composition", name]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        rows[name] = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
+    return rows
+
+
+def measure_composition(name):
+    n, c, t = SHAPES[name]
+    input, target = batch(n, c, t)
+    x, short, y = Tensor(input), Tensor(target[:, : t + 1].copy()), Tensor(target)
+    net = Composition(c)
+    functions = {
+        "ours": lambda: multilabel_margin_loss(x, y).asnumpy(),
+        "composition": lambda: net(x, short).asnumpy(),
+    }
+    assert np.allclose(functions["ours"](), functions["composition"](), rtol=1e-3)
+    figures = {key: interleaved_medians({key: function}, 0.5, 1)[key] for key, function in functions.items()}
+    # Fresh inputs: MindSpore keeps the memory of one call for the next.
+    figures["memory ours"] = extra_memory(functions["ours"])
+    x, short = Tensor(np.tile(input, (2, 1))), Tensor(np.tile(target[:, : t + 1], (2, 1)))
+    figures["memory composition, twice the batch"] = extra_memory(functions["composition"])
+    print(json.dumps(figures))
+
+
+def against_stream(stream):
+    """The kernels alone, against the time to stream their bytes; arrays larger than any cache."""
+    rows = {}
+    rate = {}
+    for t in (1, 3, 5, 8, 76, 500):
+        input, target = batch(128, 205443, t)
+        forward, backward, gradient = kernels(input, target)
+        functions = {
+            "forward": forward,
+            "backward": backward,
+            "read": stream.read(input),
+            "copy": stream.copy(input, gradient),
+        }
+        times = interleaved_medians(functions, 2.0)
+        times["forward / read"] = times["forward"] / times["read"]
+        times["backward / copy"] = times["backward"] / times["copy"]
+        rows[t] = times
+        rate[t] = input.nbytes / times["read"]
+    return rows, float(np.median(list(rate.values())))
+
+
+def against_targets():
+    """Time of one row against the number of targets, and the fit a * C + b * C * log2(T + 1) + c * T * log2(T + 1)."""
+    classes = 100_000
+    counts = [1, 2, 4, 8, 16, 32, 64, 100, 200, 500, 1000, 3000, 10_000, 30_000, 100_000]
+    times = []
+    for t in counts:
+        forward, _, _ = kernels(*batch(1, classes, t))
+        times.append(interleaved_medians({"forward": forward}, 0.3)["forward"])
+    work = np.array([[classes, classes * np.log2(t + 1), t * np.log2(t + 1)] for t in counts])
+    # Relative errors count: the times span two orders of magnitude.
+    coefficients, *_ = np.linalg.lstsq(work / np.array(times)[:, None], np.ones(len(counts)), rcond=None)
+    return {"classes": classes, "targets": counts, "seconds": times, "fit": (work @ coefficients).tolist()}
+
+
+def small_calls():
+    """The cost of a call, next to a bare operator and to a built-in one."""
+    input, target = batch(8, 10, 3)
+    x, y = Tensor(input), Tensor(target)
+    bare = _ops.loss["mean"]
+
+    def call_bare(x, y):
+        return bare(x, y)
+
+    step, bare_step = (ms.jit(ms.value_and_grad(f)) for f in (multilabel_margin_loss, call_bare))
+    labels = Tensor(np.zeros(8, np.int64))
+    times = interleaved_medians(
+        {
+            "call": lambda: multilabel_margin_loss(x, y).asnumpy(),
+            "bare call": lambda: bare(x, y).asnumpy(),
+            "ops.multi_margin_loss": lambda: ops.multi_margin_loss(x, labels).asnumpy(),
+            "step": lambda: [result.asnumpy() for result in step(x, y)],
+            "bare step": lambda: [result.asnumpy() for result in bare_step(x, y)],
+        },
+        4.0,
+    )
+    times["call / bare"] = times["call"] / times["bare call"]
+    times["step / bare"] = times["step"] / times["bare step"]
+    return times
+
+
+def memory_of_kernels():
+    """What the kernels allocate, in a process that has its arrays already."""
+    code = """
+import sys; sys.path.insert(0, {folder!r})
+import numpy as np
+from aot import Kernel
+from measure import batch, extra_memory
+input, target = batch(64, 205443, {targets})
+gradient, loss, one = np.ones_like(input), np.empty((), np.float32), np.ones((), np.float32)
+forward = Kernel({library!r}, "MultilabelMarginLossMean").prepare(input, target, loss)
+backward = Kernel({library!r}, "MultilabelMarginLossGradMean").prepare(input, target, one, gradient)
+print(extra_memory(forward), extra_memory(backward), input.nbytes)
+"""
+    rows = {}
+    for t in (5, 500, 100_000):
+        program = code.format(folder=str(Path(__file__).parent), targets=t, library=str(_ops.LIBRARY))
+        output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        forward, backward, size = map(int, output.split())
+        per = max(forward, backward) / THREADS / 205443
+        rows[t] = {"forward": forward, "backward": backward, "bytes per thread and class": per, "N*C*4": size}
+    return rows
+
+
+def other_ratios():
+    """float16 against float32, met margins against random scores, one long row with all threads against one."""
+    rows = {}
+    input, target = batch(128, 205443, 5)
+    half = kernels(input.astype(np.float16), target)
+    single = kernels(input, target)
+    times = interleaved_medians({"16": half[0], "32": single[0], "16b": half[1], "32b": single[1]}, 3.0)
+    rows["float16 / float32, forward"] = times["16"] / times["32"]
+    rows["float16 / float32, backward"] = times["16b"] / times["32b"]
+    for t in (5, 76):
+        input, target = batch(32, 205443, t)
+        met = input.copy()
+        np.put_along_axis(met, target[:, :t], 20, axis=1)
+        random, easy = kernels(input, target), kernels(met, target)
+        times = interleaved_medians({"r": random[0], "m": easy[0], "rb": random[1], "mb": easy[1]}, 2.0)
+        rows[f"margins met / random, T={t}, forward"] = times["m"] / times["r"]
+        rows[f"margins met / random, T={t}, backward"] = times["mb"] / times["rb"]
+    for t in (5, 76):
+        forward, backward, _ = kernels(*batch(1, 10_000_000, t))
+        rows |= {f"one row of 10 million, T={t}, 1 thread / {THREADS}, forward": one_thread_ratio(forward)}
+        rows |= {f"one row of 10 million, T={t}, 1 thread / {THREADS}, backward": one_thread_ratio(backward)}
+    return rows
+
+
+def one_thread_ratio(kernel):
+    set_threads = ctypes.CDLL(str(_ops.LIBRARY)).MultilabelMarginLossSetThreads
+
+    def with_threads(threads):
+        def run():
+            set_threads(threads)
+            kernel()
+
+        return run
+
+    times = interleaved_medians({"1": with_threads(1), "all": with_threads(THREADS)}, 1.0)
+    return times["1"] / times["all"]
+
+
+def machine():
+    """The processor, and what the figures were measured with."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
+    versions = {"mindspore": ms.__version__, "torch": torch.__version__ if torch is not None else None}
+    return {"processor": model, "kernel": backends()[0].reason, **versions}
+
+
+def print_table(title, rows):
+    """Seconds are printed as milliseconds, everything else as it is."""
+    print(f"\n{title}")
+    for name, row in rows.items():
+        if isinstance(row, dict):
+            cells = [f"{key} {format_value(key, value)}" for key, value in row.items()]
+            print(f"  {name!s:<16}" + "  ".join(cells))
+        else:
+            print(f"  {name:<56}{format_value(name, row)}")
+
+
+def format_value(key, value):
+    if not isinstance(value, float):
+        return str(value)
+    if "/" in key or "speed-up" in key or "per" in key:
+        return f"{value:.2f}"
+    return f"{value * 1e3:.3f} ms"
+
+
+def draw(results, folder):
+    import matplotlib  # noqa: PLC0415
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    def save(figure, name):
+        figure.savefig(folder / name, dpi=110)
+        plt.close(figure)
+
+    if torch is not None:
+        figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        names, places = list(SHAPES), np.arange(len(SHAPES))
+        for offset, key in ((-0.2, "forward"), (0.2, "step")):
+            values = [results["end to end"][name][f"{key} speed-up"] for name in names]
+            label = {"forward": "forward, PyNative", "step": "forward + backward, jit"}[key]
+            axes.bar_label(axes.bar(places + offset, values, 0.38, label=label), fmt="%.0f", fontsize=8)
+        axes.set_xticks(places, [f"{name}\n{SHAPES[name]}" for name in names], fontsize=8)
+        axes.set(yscale="log", ylabel="times as fast as PyTorch", title="Speed-up, end to end")
+        axes.legend()
+        save(figure, "speedup.png")
+
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    curve = results["against T"]
+    axes.plot(curve["targets"], np.array(curve["seconds"]) * 1e3, "o", label="measured")
+    axes.plot(curve["targets"], np.array(curve["fit"]) * 1e3, "-", label="fit: a·C + b·C·log T + c·T·log T")
+    axes.set(xscale="log", yscale="log", xlabel="T, targets of the row", ylabel="ms")
+    axes.set_title(f"Forward of one row of {curve['classes']:,} classes")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    save(figure, "targets.png")
+
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    rows = results["against the streaming limit"]
+    size = 128 * 205443 * 4
+    places = np.arange(len(rows))
+    series = (("forward", "read", size), ("backward", "copy", 2 * size))
+    for offset, (key, limit, moved) in zip((-0.2, 0.2), series):
+        rates = [moved / row[key] / 1e9 for row in rows.values()]
+        axes.bar_label(axes.bar(places + offset, rates, 0.38, label=key), fmt="%.0f", fontsize=8)
+        limits = [moved / row[limit] / 1e9 for row in rows.values()]
+        axes.plot(places, limits, "--", label=f"limit: {limit} of the same bytes")
+    axes.set_xticks(places, [f"T = {t}" for t in rows])
+    axes.set(ylabel="GB/s", title="Bytes per second against the streaming limit, N = 128, C = 205443")
+    axes.legend(fontsize=8)
+    save(figure, "roofline.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--composition", choices=SHAPES, help=argparse.SUPPRESS)  # run in a process of its own
+    arguments = parser.parse_args()
+    if arguments.composition:
+        measure_composition(arguments.composition)
+        return
+
+    results = {"machine": machine(), "end to end": end_to_end()}
+    print("machine:", ", ".join(f"{key} {value}" for key, value in results["machine"].items()))
+    print_table("End to end, N, C, T as in " + str(SHAPES), results["end to end"])
+    if torch is not None:
+        for key in ("forward", "step"):
+            speed_ups = [row[f"{key} speed-up"] for row in results["end to end"].values()]
+            results[f"{key} speed-up, geometric mean"] = geometric_mean(speed_ups)
+            print(f"  {key} speed-up: geometric mean {geometric_mean(speed_ups):.0f}, least {min(speed_ups):.0f}")
+    results["composition of MindSpore's operators"] = composition()
+    print_table("Composition of MindSpore's operators, forward", results["composition of MindSpore's operators"])
+    rows, rate = against_stream(Stream(THREADS))
+    results["against the streaming limit"], results["bytes per second read"] = rows, rate
+    print_table(f"Kernel alone, N = 128, C = 205443 ({rate / 1e9:.0f} GB/s read)", rows)
+    results["against T"] = against_targets()
+    curve = results["against T"]
+    by_targets = zip(curve["targets"], curve["seconds"], curve["fit"])
+    print_table("One row of 100 000 classes", {f"T = {t}": {"measured": s, "fit": f} for t, s, f in by_targets})
+    results["small calls"] = small_calls()
+    print_table("Small calls, (8, 10, 3)", results["small calls"])
+    results["extra memory"] = memory_of_kernels()
+    print_table("Extra memory of forward and backward, N = 64, C = 205443, by T", results["extra memory"])
+    results["other ratios"] = other_ratios()
+    print_table("Other ratios", results["other ratios"])
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    draw(results, arguments.output)
+    print(f"\nresults.json and plots are in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
