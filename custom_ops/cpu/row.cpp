@@ -151,6 +151,12 @@ void BuildTree(Row *row) {
     const int64_t stride = int64_t{1} << (row->levels - level);
     for (int64_t i = 0; i < nodes; ++i) row->tree[nodes + i] = sorted[(i * stride + stride / 2) * row->leaf - 1];
   }
+  const int top = std::min(row->levels, kTopLevels);
+  row->top.resize(top << top);
+  for (int level = 0; level < top; ++level) {
+    const float *nodes = row->tree.data() + (1 << level);
+    for (int i = 0; i < 1 << top; ++i) row->top[(level << top) + i] = nodes[i >> (top - level)];
+  }
 }
 
 template <class T>
@@ -169,18 +175,30 @@ void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Blocks
 
-// Loads a block of scores, pads it to whole groups, and takes the targets out.
+// Loads a block of scores, pads it to whole groups, and takes the targets out. False if a score is not finite.
 template <class T>
-void LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
+bool LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
   const int64_t begin = block * kBlock;
   const int64_t count = std::min(kBlock, classes - begin);
+  Floats check = {};  // 0, or NaN once a score is infinite or NaN
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Load(input + begin + i));
-  for (; i < count; ++i) scores[i] = ToFloat(input[begin + i]);
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats score = Load(input + begin + i);
+    check += score * 0.0f;
+    Store(scores + i, Max(score, Fill(row.absent)));
+  }
+  float sum = 0;
+  for (int lane = 0; lane < kLanes; ++lane) sum += check[lane];
+  for (; i < count; ++i) {
+    const float score = ToFloat(input[begin + i]);
+    sum += score * 0.0f;
+    scores[i] = std::max(row.absent, score);
+  }
   for (; i % kGroup != 0; ++i) scores[i] = row.absent;
   for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
     scores[row.targets[row.by_block[j]] - begin] = row.absent;
   }
+  return sum == 0;
 }
 
 template <class T>
@@ -210,20 +228,22 @@ struct Block {
   }
 };
 
-// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise a copy in float32.
+// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise, or if told to, a copy in which
+// nothing is less than row.absent. False if the copy shows a score that is not finite.
 template <class T, class Use>
-void WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, const T *output, Use use) {
+bool WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, const T *output, bool copy, Use use) {
   const T *scores = input + block * kBlock;
   const int64_t count = std::min(kBlock, classes - block * kBlock);
   const char *next = reinterpret_cast<const char *>(scores + kBlock);
   const char *written = output == nullptr ? nullptr : reinterpret_cast<const char *>(output + block * kBlock);
-  if (count % kGroup == 0 && BlockBegin(row, block) == row.block_ends[block]) {
+  if (!copy && count % kGroup == 0 && BlockBegin(row, block) == row.block_ends[block]) {
     use(Block<T>{scores, count, next, written, sizeof(T)});
-  } else {
-    float copy[kBlock];
-    LoadBlock(input, classes, row, block, copy);
-    use(Block<float>{copy, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
+    return true;
   }
+  float copied[kBlock];
+  const bool finite = LoadBlock(input, classes, row, block, copied);
+  use(Block<float>{copied, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
+  return finite;
 }
 
 // 0 in every lane as long as only finite scores were added.
@@ -249,10 +269,53 @@ class FiniteCheck {
 //
 // The steps of one search wait for each other, so the vectors of a group go down the tree side by side.
 
-template <int kLevels>
-class Tree {
+// The levels up to kLevel of a top of kTop levels: each has a table of its own for ranks of kTop bits, of which it decides
+// one and reads the higher ones.
+template <int kTop, int kLevel>
+class Top {
  public:
-  explicit Tree(const float *tree) : upper_(tree), lowest_(tree + (1 << (kLevels - 1))) {}
+  explicit Top(const Row &row) : upper_(row), nodes_(row.top.data() + (kLevel << kTop)) {}
+
+  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+    upper_.Rank(scores, ranks);
+    Floats thresholds[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) thresholds[v] = nodes_(ranks[v]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      ranks[v] = AddIfGreater(ranks[v], 1 << (kTop - 1 - kLevel), scores[v], thresholds[v]);
+    }
+  }
+
+ private:
+  Top<kTop, kLevel - 1> upper_;
+  Table<1 << kTop> nodes_;
+};
+
+template <int kTop>
+class Top<kTop, 0> {
+ public:
+  explicit Top(const Row &row) : root_(Fill(row.top[0])) {}
+
+  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) ranks[v] = AddIfGreater(Ints{}, 1 << (kTop - 1), scores[v], root_);
+  }
+
+ private:
+  Floats root_;
+};
+
+template <int kLevels, bool kIsTop = (kLevels <= kTopLevels)>
+class Tree : public Top<kLevels, kLevels - 1> {
+ public:
+  using Top<kLevels, kLevels - 1>::Top;
+};
+
+template <int kLevels>
+class Tree<kLevels, false> {
+ public:
+  explicit Tree(const Row &row) : upper_(row), lowest_(row.tree.data() + (1 << (kLevels - 1))) {}
 
   MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
     upper_.Rank(scores, ranks);
@@ -268,20 +331,10 @@ class Tree {
   Table<1 << (kLevels - 1)> lowest_;
 };
 
-template <>
-class Tree<0> {
- public:
-  explicit Tree(const float *) {}
-  MLML_INLINE void Rank(const Floats *, Ints *ranks) const {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) ranks[v] = Ints{};
-  }
-};
-
 // Any deeper tree: the levels below those in registers are looked up in memory.
 class DeepTree {
  public:
-  DeepTree(const float *tree, int levels) : upper_(tree), tree_(tree), levels_(levels) {}
+  explicit DeepTree(const Row &row) : upper_(row), tree_(row.tree.data()), levels_(row.levels) {}
 
   MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
     upper_.Rank(scores, ranks);
@@ -300,10 +353,15 @@ class DeepTree {
   int levels_;
 };
 
+// The sum of the hinges needs a base for each rank: found by the rank as long as there are no more than kBases ranks, and
+// by its leading bit otherwise.
+constexpr int kBaseLevels = 5;
+constexpr int kBases = 1 << kBaseLevels;
+
 // Finds the ranks where each leaf is one threshold.
 template <int kLevels, class Source, class Use>
 MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const float *entries, Use use) {
-  const Tree<kLevels> tree(row.tree.data());
+  const Tree<kLevels> tree(row);
   const Table<1 << kLevels> table(entries);
   for (int64_t i = 0; i < block.count; i += kGroup) {
     Floats scores[kVectors], found[kVectors];
@@ -312,7 +370,7 @@ MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const fl
     tree.Rank(scores, ranks);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) found[v] = table(ranks[v]);
-    use(i, scores, ranks, found);
+    use(i, scores, ranks, found, std::bool_constant<(kLevels <= kBaseLevels)>());
   }
 }
 
@@ -349,21 +407,21 @@ MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const 
       ranks[v] = Load(ranks_of + i + v * kLanes);
       found[v] = Load(found_of + i + v * kLanes);
     }
-    use(i, scores, ranks, found);
+    use(i, scores, ranks, found, std::false_type());
   }
 }
 
-// Calls use(i, scores, ranks, entries[ranks]) for each group of the block.
+// Calls use(i, scores, ranks, entries[ranks], whether any rank is less than kBases) for each group of the block.
 template <int kLevels = 1, class Source, class Use>
 MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float *entries, Use use) {
   if constexpr (kLevels > kRegisterLevels) {
-    SearchLeaves(block, row, DeepTree(row.tree.data(), row.levels), entries, use);
+    SearchLeaves(block, row, DeepTree(row), entries, use);
   } else if (row.levels != kLevels) {
     Search<kLevels + 1>(block, row, entries, use);
   } else if (row.leaf == 1) {
     SearchTree<kLevels>(block, row, entries, use);
   } else {
-    SearchLeaves(block, row, Tree<kLevels>(row.tree.data()), entries, use);
+    SearchLeaves(block, row, Tree<kLevels>(row), entries, use);
   }
 }
 
@@ -373,8 +431,6 @@ MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float 
 // Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the
 // place of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are
 // above the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
-constexpr int kBases = 32;
-
 uint32_t ExponentField(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -388,11 +444,13 @@ void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
   row->rest.assign(row->leaf << row->levels, 0);
   row->base.assign(kBases, 0);
   const float *sorted = row->sorted.data();
+  const bool by_rank = row->leaf == 1 && row->levels <= kBaseLevels;
   double sum = 0;  // of the k least thresholds
+  float base = 0;
   for (size_t k = 1; k <= row->targets.size(); ++k) {
     sum += sorted[k - 1];
-    float &base = row->base[ExponentField(static_cast<float>(k)) % kBases];
     if ((k & (k - 1)) == 0) base = sorted[k - 1];
+    row->base[by_rank ? k : ExponentField(static_cast<float>(k)) % kBases] = base;
     row->rest[k] = static_cast<float>(static_cast<double>(k) * base - sum);
   }
 }
@@ -412,29 +470,29 @@ void SumTerms(const Block<Source> &block, const Row &row, DoubleSum *sum, Finite
   }
 }
 
+// A score that is infinite or NaN makes the sum infinite or NaN.
 template <class Source>
-void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
+void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum) {
   const Table<kBases> base(row.base.data());
   DoubleSum total = *sum;
-  FiniteCheck finite = *check;
-  Search(block, row, row.rest.data(),
-         [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest) MLML_INLINE_LAMBDA {
-           Floats hinges[kVectors];
+  const auto use = [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest, auto by_rank)
+                       MLML_INLINE_LAMBDA {
+                         Floats hinges[kVectors];
 #pragma GCC unroll 4
-           for (int v = 0; v < kVectors; ++v) {
-             const Floats rank = ToFloats(ranks[v]);
-             const Floats above = Max(scores[v], Fill(kLowest)) - base.Modulo(Exponents(rank));
-             hinges[v] = rank * above + rest[v];
-           }
-           finite.Add(scores);
-           total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
-         });
+                         for (int v = 0; v < kVectors; ++v) {
+                           const Floats rank = ToFloats(ranks[v]);
+                           const Ints place = by_rank ? ranks[v] : Exponents(rank);
+                           hinges[v] = rank * (scores[v] - base.Modulo(place)) + rest[v];
+                         }
+                         total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
+                       };
+  Search(block, row, row.rest.data(), use);
   *sum = total;
-  *check = finite;
 }
 
+// The sum of one piece. With `clamp`, classes whose score is -inf add nothing to it.
 template <class T>
-PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
+PieceSum SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
   PieceSum result;
   if (row.targets.empty()) return result;
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
@@ -442,13 +500,18 @@ PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
   DoubleSum sum;
   FiniteCheck check;
   for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
-    WithBlock<T>(input, batch.classes, row, block, nullptr, [&](const auto &scores) {
-      few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum, &check);
+    result.finite &= WithBlock<T>(input, batch.classes, row, block, nullptr, clamp, [&](const auto &scores) {
+      few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum);
     });
   }
   result.sum = sum.Total();
-  result.finite = row.finite_targets && check.Finite();
+  result.finite = result.finite && row.finite_targets && check.Finite() && std::isfinite(result.sum);
   return result;
+}
+
+template <class T>
+PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
+  return SumScores<T>(batch, row, piece, false);
 }
 
 // The row's sum from its formula in double: for scores so large that float32 overflows on the way.
@@ -467,17 +530,18 @@ double SumInDouble(const T *input, int64_t classes, const Row &row) {
   return sum;
 }
 
-// The row's sum where a score is not finite: NaN, infinite, or `sum`, to which masked classes (-inf) add nothing.
+// The row's sum where a score, or the sum so far, is not finite.
 template <class T>
-double SumNotFinite(const T *input, int64_t classes, const Row &row, double sum) {
-  bool high = false, low = false, any = false;  // of the classes that are not targets: +inf, -inf, any at all
-  for (int64_t block = 0; block < Blocks(classes); ++block) {
+double SumNotFinite(const Batch &batch, const Row &row) {
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+  bool high = false, any = false, low = false;  // of the classes that are not targets: +inf, any at all, -inf
+  for (int64_t block = 0; block < Blocks(batch.classes); ++block) {
     const int64_t begin = block * kBlock;
     bool is_target[kBlock] = {};
     for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
       is_target[row.targets[row.by_block[j]] - begin] = true;
     }
-    for (int64_t i = begin; i < std::min(begin + kBlock, classes); ++i) {
+    for (int64_t i = begin; i < std::min(begin + kBlock, batch.classes); ++i) {
       const float score = ToFloat(input[i]);
       if (std::isnan(score)) return kNan;
       if (is_target[i - begin]) continue;
@@ -494,16 +558,15 @@ double SumNotFinite(const T *input, int64_t classes, const Row &row, double sum)
   }
   if ((high_target && high) || (low_target && low)) return kNan;  // inf - inf
   if (high || (low_target && any)) return kInfinity;
-  return any ? sum : 0;
+  if (!any) return 0;
+  double sum = 0;  // what is left is finite, and masked classes, which add nothing
+  for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) sum += SumScores<T>(batch, row, piece, true).sum;
+  return std::isfinite(sum) ? sum : SumInDouble(input, batch.classes, row);
 }
 
 template <class T>
 double Loss(const Batch &batch, const Row &row, PieceSum sum) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  double total = sum.sum;
-  if (!sum.finite) total = SumNotFinite(input, batch.classes, row, total);
-  if (std::isinf(total) && sum.finite) total = SumInDouble(input, batch.classes, row);
-  return total / static_cast<double>(batch.classes);
+  return (sum.finite ? sum.sum : SumNotFinite<T>(batch, row)) / static_cast<double>(batch.classes);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -561,7 +624,7 @@ void GradientRanked(const Block<Source> &block, const Row &row, Counts *counts, 
   const int log2_ways = counts->log2_ways;
   FiniteCheck finite = *check;
   Search(block, row, row.value.data(),
-         [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value) MLML_INLINE_LAMBDA {
+         [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value, auto) MLML_INLINE_LAMBDA {
            finite.Add(scores);
 #pragma GCC unroll 4
            for (int v = 0; v < kVectors; ++v) {
@@ -582,6 +645,7 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   T *output = static_cast<T *>(gradient) + row.index * batch.classes;
   FiniteCheck check;
+  bool finite = true;
   for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
     const int64_t count = std::min(kBlock, batch.classes - block * kBlock);
     if (row.targets.empty()) {
@@ -589,13 +653,13 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
       continue;
     }
     float values[kBlock];
-    WithBlock<T>(input, batch.classes, row, block, output, [&](const auto &scores) {
+    finite &= WithBlock<T>(input, batch.classes, row, block, output, false, [&](const auto &scores) {
       row.levels == 0 ? GradientFew(scores, row, counts, &check, values)
                       : GradientRanked(scores, row, counts, &check, values);
     });
     StoreBlock(values, count, output + block * kBlock);
   }
-  return row.targets.empty() || (row.finite_targets && check.Finite());
+  return row.targets.empty() || (finite && row.finite_targets && check.Finite());
 }
 
 // For each target, the number of classes that it is active with.

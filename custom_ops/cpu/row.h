@@ -57,6 +57,7 @@ struct Row {
   int levels = 0;                   // of the search tree; 0 if there is none
   int64_t leaf = 1;                 // how many thresholds one leaf of the tree has
   std::vector<float> tree;          // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
+  std::vector<float> top;           // its first levels once more, spread out: entry i of level d at d * 2^levels + i
   std::vector<float> base, rest;    // as above; row.cpp says where a base stands
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets

@@ -23,10 +23,13 @@ namespace MLML_LEVEL {  // every level's code has names of its own: the linker m
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
+constexpr int kTopLevels = 5;  // of a binary tree: one instruction looks up any of that many levels
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
+constexpr int kTopLevels = 3;
 #else
 constexpr int kLanes = 4;
+constexpr int kTopLevels = 2;
 #endif
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
@@ -61,12 +64,13 @@ inline void Store(Float16 *to, Floats value) {
 // The greater of the two; `b` where either is NaN.
 inline Floats Max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats ToFloats(Ints value) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(value)); }
-// count + 1 in the lanes where a > b.
-inline Ints CountGreater(Ints count, Floats a, Floats b) {
-  const __m512i counts = reinterpret_cast<__m512i>(count);
+// value + add in the lanes where a > b.
+inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
+  const __m512i values = reinterpret_cast<__m512i>(value);
   const __mmask16 greater = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
-  return reinterpret_cast<Ints>(_mm512_mask_add_epi32(counts, greater, counts, _mm512_set1_epi32(1)));
+  return reinterpret_cast<Ints>(_mm512_mask_add_epi32(values, greater, values, _mm512_set1_epi32(add)));
 }
+inline Ints CountGreater(Ints count, Floats a, Floats b) { return AddIfGreater(count, 1, a, b); }
 // How many lanes of a are greater.
 inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)); }
 // Counts the lanes where a > b, outside of the vector units, which have enough to do.
@@ -177,6 +181,7 @@ inline Floats Gather(const float *entries, Ints index) {
 #endif
 
 inline Floats ToFloats(Ints value) { return __builtin_convertvector(value, Floats); }
+inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) { return value + ((a > b) & add); }
 inline Ints CountGreater(Ints count, Floats a, Floats b) { return count - (a > b); }
 inline int LanesGreater(Floats a, Floats b) {
   const Ints greater = a > b;
