@@ -20,10 +20,10 @@ THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffin
 
 import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore sets it
 import numpy as np  # noqa: E402
-from aot import Kernel  # noqa: E402
-from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
 
+from aot import Kernel  # noqa: E402
+from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
 from mindspore_mlml import _ops, multilabel_margin_loss  # noqa: E402
 from mindspore_mlml._backends import backends  # noqa: E402
 

@@ -1,0 +1,171 @@
+"""The CPU kernels: every instruction set, any number of threads, large sizes, forks, memory."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aot import Kernel
+from helpers import random_batch
+from measure import extra_memory
+from mindspore_mlml import _backends
+from mindspore_mlml._ops import LIBRARY
+
+TESTS = Path(__file__).parent
+LEVELS = ("baseline", "avx2", "avx512")
+
+
+def run_python(*command, **environment):
+    """Runs Python with the tests' modules in reach, and returns what it printed."""
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "benchmarks")])
+    env = {**os.environ, "PYTHONPATH": paths, **environment}
+    result = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=env, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    code = f"from mindspore_mlml._backends import backends; print({request.param!r} in backends()[0].reason)"
+    if "not one of" in run_python(
+        "-c", code.replace("print(", "print(backends()[0].reason, "), MLML_SIMD=request.param
+    ):
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+def test_every_instruction_set_equals_the_reference_with_the_same_bits_for_any_number_of_threads(level):
+    outputs = {run_python(str(TESTS / "kernel_grid.py"), MLML_SIMD=level, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
+    assert len(outputs) == 1
+    assert int(outputs.pop().split()[0]) > 400
+
+
+def test_every_instruction_set_prints_0_325(level):
+    output = run_python("-m", "mindspore_mlml", MLML_SIMD=level)
+    assert output.count("0.325\n") == 4
+    assert f"instruction set {level}" in output
+
+
+def test_an_unknown_instruction_set_is_an_error_that_names_the_known_ones():
+    code = """
+        import mindspore, numpy, mindspore_mlml
+        try:
+            mindspore_mlml.multilabel_margin_loss(
+                mindspore.Tensor(numpy.ones(3, numpy.float32)), mindspore.Tensor(numpy.ones(3, numpy.int32))
+            ).asnumpy()
+        except RuntimeError as error:
+            print(error)
+    """
+    output = run_python("-c", textwrap.dedent(code), MLML_SIMD="mmx")
+    assert "MLML_SIMD must be one of" in output
+    assert "baseline" in output
+    assert "but got 'mmx'" in output
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [("1", 1), ("3", 3), ("2,1", 2)])
+def test_omp_num_threads_is_honoured(wanted, threads):
+    code = "from mindspore_mlml._backends import threads; print(threads())"
+    assert run_python("-c", code, OMP_NUM_THREADS=wanted).split() == [str(threads)]
+
+
+def test_the_default_is_all_processors_of_the_process():
+    code = "from mindspore_mlml._backends import threads; print(threads())"
+    assert run_python("-c", "import os; os.environ.pop('OMP_NUM_THREADS', None); " + code).split() == [
+        str(len(os.sched_getaffinity(0)))
+    ]
+
+
+def kernels(input, target):
+    """Functions that run the kernels, and the arrays that they write."""
+    loss, gradient, dout = np.empty((), input.dtype), np.empty_like(input), np.ones((), input.dtype)
+    forward = Kernel(LIBRARY, "MultilabelMarginLossSum").prepare(input, target, loss)
+    backward = Kernel(LIBRARY, "MultilabelMarginLossGradSum").prepare(input, target, dout, gradient)
+    return forward, backward, loss, gradient
+
+
+def test_several_threads_may_call_at_once(rng):
+    batches = [random_batch(rng, 4, 20000, 50) for _ in range(8)]
+    expected = []
+    for batch in batches:
+        forward, backward, loss, gradient = kernels(*batch)
+        forward()
+        backward()
+        expected.append((loss.copy(), gradient.copy()))
+
+    def work(index):
+        forward, backward, loss, gradient = kernels(*batches[index])
+        for _ in range(10):
+            loss[...] = gradient[...] = 7
+            forward()
+            backward()
+            np.testing.assert_array_equal(loss, expected[index][0])
+            np.testing.assert_array_equal(gradient, expected[index][1])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_a_forked_child_can_call_after_its_parent():
+    code = """
+        import os, numpy as np
+        from test_kernels import kernels
+        input = np.random.default_rng(1).standard_normal((8, 50000)).astype(np.float32)
+        target = np.full(input.shape, -1, np.int32); target[:, :9] = np.arange(9)
+        forward, backward, loss, gradient = kernels(input, target)
+        forward(); backward()
+        expected = loss.copy(), gradient.copy()
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                loss[...] = gradient[...] = 7
+                forward(); backward()
+                os._exit(0 if loss == expected[0] and (gradient == expected[1]).all() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            forward()
+        print("same")
+    """
+    assert run_python("-c", textwrap.dedent(code), OMP_NUM_THREADS="4").split() == ["same"]
+
+
+@pytest.mark.parametrize("targets", [5, 500, 20000])
+def test_extra_memory_is_in_proportion_to_threads_and_classes_not_to_the_batch(targets):
+    rng = np.random.default_rng(1)
+    input = rng.standard_normal((100, 100_000), np.float32)
+    target = np.full(input.shape, -1, np.int32)
+    target[:, :targets] = rng.permutation(input.shape[1])[:targets]
+    forward, backward, _, gradient = kernels(input, target)
+    gradient[...] = 0
+    for run in (forward, backward):
+        assert extra_memory(run) < 32 * _backends.threads() * input.shape[1] < input.nbytes
+
+
+def test_more_than_2_to_the_31_elements():
+    """Pages that were never written take no memory: only the gradient, 6.4 GB, is real."""
+    rows, classes = 3, 2**30
+    with open("/proc/meminfo", encoding="ascii") as file:
+        available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    input, target = np.zeros((rows, classes), np.float16), np.zeros((rows, classes), np.int32)
+    target[:, :3] = [[5, -1, 0], [-1, 0, 0], [classes - 1, 7, -1]]
+    input[2, classes - 1] = 3
+    loss, dout = np.empty(rows, np.float16), np.ones(rows, np.float16)
+    Kernel(LIBRARY, "MultilabelMarginLossNone").prepare(input, target, loss)()
+    np.testing.assert_array_equal(loss, np.array([1, 0, 1], np.float16))
+    if available < 12e9:
+        pytest.skip("the gradient needs 6.4 GB")
+    gradient = np.empty_like(input)
+    dout[...] = 1024
+    Kernel(LIBRARY, "MultilabelMarginLossGradNone").prepare(input, target, dout, gradient)()
+    pair = np.float16(1024 / classes)
+    assert gradient[0, 5] == np.float16(-1024)
+    assert not gradient[1, :100].any()
+    assert not gradient[1, -100:].any()
+    assert gradient[2, classes - 1] == 0
+    assert gradient[2, 7] == np.float16(-1024)
+    assert (gradient[2, [0, 1, 8, classes // 2, classes - 2]] == pair).all()
