@@ -19,8 +19,10 @@ namespace MLML_LEVEL {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-constexpr int kVectors = 4;  // a group of which is what the inner loops do in one step
-constexpr int64_t kGroup = kVectors * kLanes;
+// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
+constexpr int kSumVectors = 8;
+constexpr int kGradientVectors = 4;
+constexpr int64_t kGroup = 8 * kLanes;  // blocks are padded to whole groups
 static_assert(kPiece % kBlock == 0 && kBlock % kGroup == 0, "pieces are made of blocks, blocks of groups");
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -218,8 +220,9 @@ struct Block {
   int64_t size_in_memory;  // and the bytes that one score takes there
 
   // Loads the group at i, and fetches into the cache what will be needed at i.
-  MLML_INLINE void LoadGroup(int64_t i, Floats *group) const {
-#pragma GCC unroll 4
+  template <int kVectors>
+  MLML_INLINE void LoadGroup(int64_t i, Floats (&group)[kVectors]) const {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       group[v] = Load(scores + i + v * kLanes);
       __builtin_prefetch(next + (i + v * kLanes) * size_in_memory);
@@ -228,8 +231,8 @@ struct Block {
   }
 };
 
-// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise, or if told to, a copy in which
-// nothing is less than row.absent. False if the copy shows a score that is not finite.
+// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise, or if told to, a copy in
+// which nothing is less than row.absent. False if the copy shows a score that is not finite.
 template <class T, class Use>
 bool WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, const T *output, bool copy, Use use) {
   const T *scores = input + block * kBlock;
@@ -249,8 +252,9 @@ bool WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, c
 // 0 in every lane as long as only finite scores were added.
 class FiniteCheck {
  public:
-  MLML_INLINE void Add(const Floats *group) {
-#pragma GCC unroll 4
+  template <int kVectors>
+  MLML_INLINE void Add(const Floats (&group)[kVectors]) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) check_[v % 2] += group[v] * 0.0f;
   }
   bool Finite() const {
@@ -269,19 +273,20 @@ class FiniteCheck {
 //
 // The steps of one search wait for each other, so the vectors of a group go down the tree side by side.
 
-// The levels up to kLevel of a top of kTop levels: each has a table of its own for ranks of kTop bits, of which it decides
-// one and reads the higher ones.
+// The levels up to kLevel of a top of kTop levels: each has a table of its own for ranks of kTop bits, of which it
+// decides one and reads the higher ones.
 template <int kTop, int kLevel>
 class Top {
  public:
   explicit Top(const Row &row) : upper_(row), nodes_(row.top.data() + (kLevel << kTop)) {}
 
-  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+  template <int kVectors>
+  MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
     upper_.Rank(scores, ranks);
     Floats thresholds[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) thresholds[v] = nodes_(ranks[v]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       ranks[v] = AddIfGreater(ranks[v], 1 << (kTop - 1 - kLevel), scores[v], thresholds[v]);
     }
@@ -297,8 +302,9 @@ class Top<kTop, 0> {
  public:
   explicit Top(const Row &row) : root_(Fill(row.top[0])) {}
 
-  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
-#pragma GCC unroll 4
+  template <int kVectors>
+  MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) ranks[v] = AddIfGreater(Ints{}, 1 << (kTop - 1), scores[v], root_);
   }
 
@@ -317,12 +323,13 @@ class Tree<kLevels, false> {
  public:
   explicit Tree(const Row &row) : upper_(row), lowest_(row.tree.data() + (1 << (kLevels - 1))) {}
 
-  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+  template <int kVectors>
+  MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
     upper_.Rank(scores, ranks);
     Floats thresholds[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) thresholds[v] = lowest_(ranks[v]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v] + ranks[v], scores[v], thresholds[v]);
   }
 
@@ -336,11 +343,12 @@ class DeepTree {
  public:
   explicit DeepTree(const Row &row) : upper_(row), tree_(row.tree.data()), levels_(row.levels) {}
 
-  MLML_INLINE void Rank(const Floats *scores, Ints *ranks) const {
+  template <int kVectors>
+  MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
     upper_.Rank(scores, ranks);
     for (int level = kRegisterLevels; level < levels_; ++level) {
       const float *nodes = tree_ + (int64_t{1} << level);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         ranks[v] = CountGreater(ranks[v] + ranks[v], scores[v], Gather(nodes, ranks[v]));
       }
@@ -353,39 +361,39 @@ class DeepTree {
   int levels_;
 };
 
-// The sum of the hinges needs a base for each rank: found by the rank as long as there are no more than kBases ranks, and
-// by its leading bit otherwise.
+// The sum of the hinges needs a base for each rank: found by the rank as long as there are no more than kBases ranks,
+// and by its leading bit otherwise.
 constexpr int kBaseLevels = 5;
 constexpr int kBases = 1 << kBaseLevels;
 
 // Finds the ranks where each leaf is one threshold.
-template <int kLevels, class Source, class Use>
-MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const float *entries, Use use) {
+template <int kVectors, int kLevels, class Source, class Use>
+MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const float *entries, Use &use) {
   const Tree<kLevels> tree(row);
   const Table<1 << kLevels> table(entries);
-  for (int64_t i = 0; i < block.count; i += kGroup) {
+  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
     Floats scores[kVectors], found[kVectors];
     Ints ranks[kVectors];
     block.LoadGroup(i, scores);
     tree.Rank(scores, ranks);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) found[v] = table(ranks[v]);
     use(i, scores, ranks, found, std::bool_constant<(kLevels <= kBaseLevels)>());
   }
 }
 
 // Finds the ranks where the leaves are as wide as a vector: first each score's leaf, then its place there.
-template <class Tree, class Source, class Use>
+template <int kVectors, class Tree, class Source, class Use>
 MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const Tree &tree, const float *entries,
-                              Use use) {
+                              Use &use) {
   int32_t ranks_of[kBlock];
   float scores_of[kBlock], found_of[kBlock];
-  for (int64_t i = 0; i < block.count; i += kGroup) {
+  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
     Floats scores[kVectors];
     Ints leaves[kVectors];
     block.LoadGroup(i, scores);
     tree.Rank(scores, leaves);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       Store(scores_of + i + v * kLanes, scores[v]);
       Store(ranks_of + i + v * kLanes, leaves[v] * kLanes);
@@ -398,10 +406,10 @@ MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const 
     ranks_of[i] = static_cast<int32_t>(rank);
     found_of[i] = entries[rank];
   }
-  for (int64_t i = 0; i < block.count; i += kGroup) {
+  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
     Floats scores[kVectors], found[kVectors];
     Ints ranks[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       scores[v] = Load(scores_of + i + v * kLanes);
       ranks[v] = Load(ranks_of + i + v * kLanes);
@@ -412,16 +420,16 @@ MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const 
 }
 
 // Calls use(i, scores, ranks, entries[ranks], whether any rank is less than kBases) for each group of the block.
-template <int kLevels = 1, class Source, class Use>
-MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float *entries, Use use) {
+template <int kVectors, int kLevels = 1, class Source, class Use>
+MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float *entries, Use &use) {
   if constexpr (kLevels > kRegisterLevels) {
-    SearchLeaves(block, row, DeepTree(row), entries, use);
+    SearchLeaves<kVectors>(block, row, DeepTree(row), entries, use);
   } else if (row.levels != kLevels) {
-    Search<kLevels + 1>(block, row, entries, use);
+    Search<kVectors, kLevels + 1>(block, row, entries, use);
   } else if (row.leaf == 1) {
-    SearchTree<kLevels>(block, row, entries, use);
+    SearchTree<kVectors, kLevels>(block, row, entries, use);
   } else {
-    SearchLeaves(block, row, Tree<kLevels>(row), entries, use);
+    SearchLeaves<kVectors>(block, row, Tree<kLevels>(row), entries, use);
   }
 }
 
@@ -458,36 +466,47 @@ void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
 // Each term of the loss is rounded to float32, as documented, and added in double.
 template <class Source>
 void SumTerms(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
-  for (int64_t i = 0; i < block.count; i += kGroup) {
-    Floats scores[kVectors];
+  for (int64_t i = 0; i < block.count; i += kSumVectors * kLanes) {
+    Floats scores[kSumVectors];
     block.LoadGroup(i, scores);
     check->Add(scores);
     for (size_t j = 0; j < row.targets.size(); ++j) {
       const Floats threshold = Fill(row.thresholds[j]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum->Add(Max(scores[v] - threshold, Floats{}));
+#pragma GCC unroll 8
+      for (int v = 0; v < kSumVectors; ++v) sum->Add(Max(scores[v] - threshold, Floats{}));
     }
   }
 }
 
-// A score that is infinite or NaN makes the sum infinite or NaN.
+// Adds up what the classes of a group add to the loss. A score that is infinite or NaN makes the sum infinite or NaN.
+struct AddHinges {
+  Table<kBases> base;
+  DoubleSum total;
+
+  template <bool kByRank>
+  MLML_INLINE void operator()(int64_t, const Floats (&scores)[kSumVectors], const Ints (&ranks)[kSumVectors],
+                              const Floats (&rest)[kSumVectors], std::bool_constant<kByRank>) {
+    Floats hinges[kSumVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kSumVectors; ++v) {
+      const Floats rank = ToFloats(ranks[v]);
+      const Ints place = kByRank ? ranks[v] : Exponents(rank);
+      hinges[v] = rank * (scores[v] - base.Modulo(place)) + rest[v];
+    }
+#pragma GCC unroll 8
+    for (int stride = kSumVectors / 2; stride > 0; stride /= 2) {
+#pragma GCC unroll 8
+      for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];
+    }
+    total.Add(hinges[0]);
+  }
+};
+
 template <class Source>
 void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum) {
-  const Table<kBases> base(row.base.data());
-  DoubleSum total = *sum;
-  const auto use = [&](int64_t, const Floats *scores, const Ints *ranks, const Floats *rest, auto by_rank)
-                       MLML_INLINE_LAMBDA {
-                         Floats hinges[kVectors];
-#pragma GCC unroll 4
-                         for (int v = 0; v < kVectors; ++v) {
-                           const Floats rank = ToFloats(ranks[v]);
-                           const Ints place = by_rank ? ranks[v] : Exponents(rank);
-                           hinges[v] = rank * (scores[v] - base.Modulo(place)) + rest[v];
-                         }
-                         total.Add((hinges[0] + hinges[1]) + (hinges[2] + hinges[3]));
-                       };
-  Search(block, row, row.rest.data(), use);
-  *sum = total;
+  AddHinges add{Table<kBases>(row.base.data()), *sum};
+  Search<kSumVectors>(block, row, row.rest.data(), add);
+  *sum = add.total;
 }
 
 // The sum of one piece. With `clamp`, classes whose score is -inf add nothing to it.
@@ -600,12 +619,12 @@ void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, Fin
   LaneCounter active[kTargets];
   for (int j = 0; j < kTargets; ++j) thresholds[j] = Fill(row.thresholds[j]);
   FiniteCheck finite = *check;
-  for (int64_t i = 0; i < block.count; i += kGroup) {
-    Floats scores[kVectors];
+  for (int64_t i = 0; i < block.count; i += kGradientVectors * kLanes) {
+    Floats scores[kGradientVectors];
     block.LoadGroup(i, scores);
     finite.Add(scores);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kGradientVectors; ++v) {
       Ints targets = {};
       for (int j = 0; j < kTargets; ++j) {
         targets = CountGreater(targets, scores[v], thresholds[j]);
@@ -618,25 +637,35 @@ void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, Fin
   for (int j = 0; j < kTargets; ++j) counts->counts[j << counts->log2_ways] += active[j].Total();
 }
 
+// Writes the gradients of a group, and where the ranks are counted.
+struct StoreGradients {
+  float *gradient;
+  int32_t *counters;
+  int log2_ways;
+  FiniteCheck check;
+
+  template <class ByRank>
+  MLML_INLINE void operator()(int64_t i, const Floats (&scores)[kGradientVectors],
+                              const Ints (&ranks)[kGradientVectors], const Floats (&value)[kGradientVectors], ByRank) {
+    check.Add(scores);
+#pragma GCC unroll 8
+    for (int v = 0; v < kGradientVectors; ++v) {
+      Store(counters + i + v * kLanes, ranks[v] << log2_ways);
+      Store(gradient + i + v * kLanes, value[v]);
+    }
+  }
+};
+
 template <class Source>
 void GradientRanked(const Block<Source> &block, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
-  int32_t counters_of[kBlock];
-  const int log2_ways = counts->log2_ways;
-  FiniteCheck finite = *check;
-  Search(block, row, row.value.data(),
-         [&](int64_t i, const Floats *scores, const Ints *ranks, const Floats *value, auto) MLML_INLINE_LAMBDA {
-           finite.Add(scores);
-#pragma GCC unroll 4
-           for (int v = 0; v < kVectors; ++v) {
-             Store(counters_of + i + v * kLanes, ranks[v] << log2_ways);
-             Store(gradient + i + v * kLanes, value[v]);
-           }
-         });
-  *check = finite;
-  uint32_t *counters = counts->counts.data();
-  const int ways = 1 << log2_ways;
+  int32_t counters[kBlock];
+  StoreGradients store{gradient, counters, counts->log2_ways, *check};
+  Search<kGradientVectors>(block, row, row.value.data(), store);
+  *check = store.check;
+  uint32_t *count = counts->counts.data();
+  const int ways = 1 << counts->log2_ways;
   for (int64_t i = 0; i < block.count; i += 8) {
-    for (int lane = 0; lane < 8; ++lane) ++counters[counters_of[i + lane] + (lane & (ways - 1))];
+    for (int lane = 0; lane < 8; ++lane) ++count[counters[i + lane] + (lane & (ways - 1))];
   }
 }
 

@@ -16,7 +16,6 @@
 
 // The inner loops are put together from small pieces, which must not become calls that pass vectors through memory.
 #define MLML_INLINE __attribute__((always_inline)) inline
-#define MLML_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace mlml {
 namespace MLML_LEVEL {  // every level's code has names of its own: the linker must not merge them
