@@ -1,8 +1,7 @@
 // The loss and the gradient of one row. Compiled once for each instruction set, into the namespace MLML_LEVEL.
 //
-// The classes are worked on in blocks that fit the first-level cache: a block's scores are converted to float32, those
-// of targets become -inf, which is active with nothing, and the inner loops know neither dtypes nor targets nor
-// remainders.
+// The classes are worked on in blocks that fit the first-level cache. Where a block has targets or a remainder, it is
+// copied, and scores that are active with nothing stand in for them: the inner loops know neither.
 #include "row.h"
 
 #include <algorithm>
@@ -157,7 +156,8 @@ void BuildTree(Row *row) {
   row->top.resize(top << top);
   for (int level = 0; level < top; ++level) {
     const float *nodes = row->tree.data() + (1 << level);
-    for (int i = 0; i < 1 << top; ++i) row->top[(level << top) + i] = nodes[i >> (top - level)];
+    float *spread = row->top.data() + (level << top);
+    for (int i = 0; i < 1 << level; ++i) spread = std::fill_n(spread, 1 << (top - level), nodes[i]);
   }
 }
 
