@@ -268,7 +268,9 @@ def print_table(title, rows):
     """Seconds are printed as milliseconds, everything else as it is."""
     print(f"\n{title}")
     for name, row in rows.items():
-        if isinstance(row, dict):
+        if row is None:
+            print(f"  {name!s:<16}failed: not enough memory")
+        elif isinstance(row, dict):
             cells = [f"{key} {format_value(key, value)}" for key, value in row.items()]
             print(f"  {name!s:<16}" + "  ".join(cells))
         else:
@@ -302,6 +304,7 @@ def draw(results, folder):
             axes.bar_label(axes.bar(places + offset, values, 0.38, label=label), fmt="%.0f", fontsize=8)
         axes.set_xticks(places, [f"{name}\n{SHAPES[name]}" for name in names], fontsize=8)
         axes.set(yscale="log", ylabel="times as fast as PyTorch", title="Speed-up, end to end")
+        axes.margins(y=0.15)
         axes.legend()
         save(figure, "speedup.png")
 

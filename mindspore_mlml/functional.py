@@ -24,7 +24,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     amounts of target classes. A class that stands in the list twice counts twice as :math:`j`.
 
     Note:
-        - float16 is computed in float32, and sums are accumulated in float64.
+        - float16 is computed in float32. The gradient is an exact count over C, rounded once.
         - A NaN in a sample that has targets makes its loss and its gradient NaN.
         - A sample without targets has loss 0 and gradient 0, and so has an empty batch.
 
