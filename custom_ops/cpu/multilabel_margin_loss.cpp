@@ -6,6 +6,7 @@
 //   d loss/dx_i = k_i/C for i not in P, with k_i = #{j : 1 - x[y_j] + x_i > 0}, and
 //   d loss/dx_p = -1/C * sum over j with y_j = p of #{i not in P : 1 - x[p] + x_i > 0}
 // A NaN anywhere in a row that has targets makes its loss and its whole gradient NaN.
+#include <algorithm>
 #include <vector>
 
 #include "aot.h"
@@ -56,10 +57,13 @@ MLML_EXPORT int MultilabelMarginLossThreads() { return mlml::MaxThreads(); }
 namespace mlml {
 namespace {
 
-// Below this many scores, starting threads costs more than it saves.
-constexpr int64_t kSequentialScores = 1 << 15;
+// With fewer scores than this, another thread costs more than it saves: waking it takes as long as the work.
+constexpr int64_t kScoresPerThread = 1 << 14;
 
-int Threads(const Batch &batch) { return batch.rows * batch.classes < kSequentialScores ? 1 : MaxThreads(); }
+int Threads(const Batch &batch) {
+  const int64_t useful = std::max<int64_t>(batch.rows * batch.classes / kScoresPerThread, 1);
+  return static_cast<int>(std::min<int64_t>(useful, MaxThreads()));
+}
 
 // A few long rows are worked on in pieces by all threads; otherwise each row is one thread's.
 bool SharesRows(const Batch &batch, int threads) {
