@@ -273,6 +273,12 @@ class FiniteCheck {
 //
 // The steps of one search wait for each other, so the vectors of a group go down the tree side by side.
 
+template <int kSize, int kVectors>
+MLML_INLINE void LookUp(const Table<kSize> &table, const Ints (&indices)[kVectors], Floats (&found)[kVectors]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) found[v] = table(indices[v]);
+}
+
 // The levels up to kLevel of a top of kTop levels: each has a table of its own for ranks of kTop bits, of which it
 // decides one and reads the higher ones.
 template <int kTop, int kLevel>
@@ -284,8 +290,7 @@ class Top {
   MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
     upper_.Rank(scores, ranks);
     Floats thresholds[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) thresholds[v] = nodes_(ranks[v]);
+    LookUp(nodes_, ranks, thresholds);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       ranks[v] = AddIfGreater(ranks[v], 1 << (kTop - 1 - kLevel), scores[v], thresholds[v]);
@@ -327,8 +332,7 @@ class Tree<kLevels, false> {
   MLML_INLINE void Rank(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors]) const {
     upper_.Rank(scores, ranks);
     Floats thresholds[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) thresholds[v] = lowest_(ranks[v]);
+    LookUp(lowest_, ranks, thresholds);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v] + ranks[v], scores[v], thresholds[v]);
   }
@@ -376,8 +380,7 @@ MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const fl
     Ints ranks[kVectors];
     block.LoadGroup(i, scores);
     tree.Rank(scores, ranks);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) found[v] = table(ranks[v]);
+    LookUp(table, ranks, found);
     use(i, scores, ranks, found, std::bool_constant<(kLevels <= kBaseLevels)>());
   }
 }

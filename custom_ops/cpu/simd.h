@@ -89,12 +89,10 @@ inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32
 template <int kSize>
 class Table {
  public:
-  explicit Table(const float *entries) : entries_(entries) {
-    if constexpr (kSize <= kLargest) {
-      for (int i = 0; i < kRegisters; ++i) {
-        const int left = kSize - i * kLanes;
-        registers_[i] = _mm512_maskz_loadu_ps(left >= kLanes ? 0xffff : (1 << left) - 1, entries + i * kLanes);
-      }
+  explicit Table(const float *entries) {
+    for (int i = 0; i < kRegisters; ++i) {
+      const int left = kSize - i * kLanes;
+      registers_[i] = _mm512_maskz_loadu_ps(left >= kLanes ? 0xffff : (1 << left) - 1, entries + i * kLanes);
     }
   }
 
@@ -106,20 +104,15 @@ class Table {
 
   MLML_INLINE Floats operator()(Ints index) const {
     const __m512i lane = reinterpret_cast<__m512i>(index);
-    if constexpr (kSize == 1) {
-      return _mm512_broadcastss_ps(_mm512_castps512_ps128(registers_[0]));
-    } else if constexpr (kSize <= kLanes) {
+    if constexpr (kSize <= kLanes) {
       return _mm512_permutexvar_ps(lane, registers_[0]);
-    } else if constexpr (kSize <= kLargest) {
-      return Among<kSize>(lane, 0);
     } else {
-      return _mm512_i32gather_ps(lane, entries_, sizeof(float));
+      return Among<kSize>(lane, 0);
     }
   }
 
  private:
-  static constexpr int kLargest = 256;
-  static constexpr int kRegisters = kSize > kLargest ? 1 : (kSize + kLanes - 1) / kLanes;
+  static constexpr int kRegisters = (kSize + kLanes - 1) / kLanes;
 
   // Looks up the kEntries entries from register `first` on, by the low bits of the index.
   template <int kEntries>
@@ -134,7 +127,6 @@ class Table {
   }
 
   __m512 registers_[kRegisters];
-  const float *entries_;
 };
 
 inline Floats Gather(const float *entries, Ints index) {
@@ -216,7 +208,6 @@ class Table {
   MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
 
   MLML_INLINE Floats operator()(Ints index) const {
-    if constexpr (kSize == 1) return Fill(register_[0]);
 #if defined(__AVX2__)
     if constexpr (kSize <= kLanes) return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
 #endif
