@@ -1,14 +1,18 @@
 """Compiles the kernels of custom_ops/ into the package. Everything else about the build stands in pyproject.toml."""
 
+import os
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
-SOURCE = Path("custom_ops/cpu")
+KERNELS = Path("custom_ops")
+EXPORTS = KERNELS / "exports.map"
 
 NO_COMPILER = """
 mindspore_mlml compiles its CPU kernels and needs a C++17 compiler, but '{compiler}' was not found.
@@ -18,7 +22,6 @@ Install one and try again:
     conda               conda install -c conda-forge gxx
 or name yours in the environment variable CXX.
 """
-
 
 # row.cpp is compiled once for each instruction set. The first is what every processor of the architecture has; which
 # one runs is decided when the library is loaded.
@@ -32,9 +35,12 @@ FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wext
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
+# Machine code is made for those of these that the toolkit knows, and PTX, which later GPUs can use, for the newest.
+CUDA_ARCHITECTURES = (60, 70, 75, 80, 86, 89, 90, 100, 120)
+
 
 class BuildKernels(build_ext):
-    """Builds one library without a Python ABI, so that one wheel serves every Python and every MindSpore."""
+    """Builds libraries without a Python ABI, so that one wheel serves every Python and every MindSpore."""
 
     def get_ext_filename(self, fullname):
         return str(Path(*fullname.split("."))) + ".so"
@@ -42,31 +48,91 @@ class BuildKernels(build_ext):
     def get_export_symbols(self, ext):
         return []  # the linker script names them; there is no PyInit function
 
+    def run(self):
+        if not any(ext.name.endswith("_cuda") for ext in self.extensions):  # that an earlier build left
+            for folder in (".", self.build_lib):
+                Path(folder, self.get_ext_filename("mindspore_mlml._cuda")).unlink(missing_ok=True)
+        super().run()
+        self._install(KERNELS / "hybrid" / "multilabel_margin_loss.py", Path("mindspore_mlml", "_hybrid_kernels.py"))
+
     def build_extension(self, ext):
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        if not self.force and not newer_group(ext.depends, str(library)):
+            print(f"{library} is up to date.")
+        elif ext.name.endswith("_cuda"):
+            build_cuda(ext, library, self.compiler.compiler_cxx[0])
+        else:
+            self._build_cpu(ext, library)
+        # `python -m mindspore_mlml` in a checkout imports the package from there, not the installed one.
+        if not self.inplace:
+            shutil.copy(library, self.get_ext_filename(ext.name))
+
+    def _install(self, source, to):
+        """Puts a file into the package, and into the package of the checkout."""
+        for folder in {Path("."), Path("." if self.inplace else self.build_lib)}:
+            shutil.copy(source, folder / to)
+
+    def _build_cpu(self, ext, library):
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
             raise SystemExit(NO_COMPILER.format(compiler=compiler))
-        rows = str(SOURCE / "row.cpp")
+        rows = str(KERNELS / "cpu" / "row.cpp")
         objects = self._compile(ext, [source for source in ext.sources if source != rows], self.build_temp, [])
         # In this order: where the linker finds a function of the standard library in several of the objects, it takes
         # the first, which every processor must be able to run.
         for level, flags in LEVELS.items():
             objects += self._compile(ext, [rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *flags])
-        library = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
             objects,
-            library,
-            extra_postargs=["-pthread", f"-Wl,--version-script={SOURCE / 'exports.map'}"],
+            str(library),
+            extra_postargs=["-pthread", f"-Wl,--version-script={EXPORTS}"],
             target_lang="c++",
         )
-        # `python -m mindspore_mlml` in a checkout imports the package from there, not the installed one.
-        if not self.inplace:
-            shutil.copy(library, self.get_ext_filename(ext.name))
 
     def _compile(self, ext, sources, output_dir, flags):
         return self.compiler.compile(
             sources, output_dir=str(output_dir), extra_postargs=[*FLAGS, *flags], depends=ext.depends
         )
+
+
+def find_nvcc():
+    """The CUDA compiler, or None. MLML_WITH_CUDA=0 does without, MLML_WITH_CUDA=1 insists on it."""
+    wanted = os.environ.get("MLML_WITH_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"MLML_WITH_CUDA must be 0 or 1, but got '{wanted}'.")
+    if wanted == "0":
+        print("MLML_WITH_CUDA=0: the CUDA kernels are not built.")
+        return None
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    paths = [shutil.which("nvcc"), *(Path(home, "bin", "nvcc") for home in [*homes, "/usr/local/cuda"])]
+    nvcc = next((str(path) for path in paths if path and Path(path).exists()), None)
+    if nvcc is None and wanted == "1":
+        raise SystemExit(
+            "MLML_WITH_CUDA=1, but nvcc was not found: install the CUDA toolkit, and put nvcc on the PATH or name the "
+            "toolkit's folder in the environment variable CUDA_HOME."
+        )
+    if nvcc is None:
+        print("nvcc was not found: the CUDA kernels are not built.")
+    return nvcc
+
+
+def cuda_flags(known):
+    """What to generate code for, given the output of ``nvcc --list-gpu-arch``."""
+    architectures = [number for number in CUDA_ARCHITECTURES if f"compute_{number}" in known.split()]
+    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
+    return [*flags, f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}"]
+
+
+def build_cuda(ext, library, host_compiler):
+    """Builds the CUDA kernels."""
+    nvcc = find_nvcc()
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host_compiler}", *cuda_flags(known)]
+    command += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", f"-Xlinker=--version-script={EXPORTS}"]
+    command += ["-o", str(library), *ext.sources]
+    print(*command)
+    subprocess.run(command, check=True)
 
 
 class Wheel(bdist_wheel):
@@ -76,14 +142,17 @@ class Wheel(bdist_wheel):
         return ("py3", "none", super().get_tag()[2])
 
 
+def kernels(folder, pattern):
+    """The library that is built from the sources in a folder of custom_ops/."""
+    return Extension(
+        f"mindspore_mlml._{folder}",
+        sources=sorted(str(path) for path in (KERNELS / folder).glob(pattern)),
+        depends=["setup.py", *(str(path) for path in [*KERNELS.glob("*.*"), *(KERNELS / folder).iterdir()])],
+        language="c++",
+    )
+
+
 setup(
-    ext_modules=[
-        Extension(
-            "mindspore_mlml._cpu",
-            sources=sorted(str(path) for path in SOURCE.glob("*.cpp")),
-            depends=[str(path) for path in SOURCE.iterdir()],
-            language="c++",
-        )
-    ],
+    ext_modules=[kernels("cpu", "*.cpp"), *([kernels("cuda", "*.cu")] if find_nvcc() else [])],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
 )

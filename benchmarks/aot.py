@@ -1,30 +1,54 @@
-"""Calls a kernel library through the AOT signature, without MindSpore: the time of the kernel alone."""
+"""Calls a kernel library through the AOT signature, without MindSpore: the kernel alone."""
 
 import ctypes
 
 import numpy as np
 
 
+def _describe(array):
+    """Address, shape and dtype name of a NumPy array or of a PyTorch tensor."""
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data, array.shape, array.dtype.name
+    return array.data_ptr(), tuple(array.shape), str(array.dtype).rpartition(".")[2]
+
+
 class Kernel:
     """One symbol of a kernel library; ``prepare`` builds the arguments once, calling the result runs the kernel."""
 
     def __init__(self, library, symbol):
-        self._function = getattr(ctypes.CDLL(str(library)), symbol)
+        self._library = ctypes.CDLL(str(library))
+        self._function = getattr(self._library, symbol)
+        self._symbol = symbol
 
-    def prepare(self, *arrays):
+    def workspace(self):
+        """The bytes that the kernel wants to be lent, as it tells MindSpore."""
+        name = "MultilabelMarginLossGradWorkspace" if "Grad" in self._symbol else "MultilabelMarginLossWorkspace"
+        if not hasattr(self._library, name):
+            return 0
+        function = getattr(self._library, name)
+        function.restype = ctypes.c_int64
+        return function()
+
+    def prepare(self, *arrays, workspace=None, stream=None):
         """Returns a function that runs the kernel on ``arrays``: inputs first, then the output."""
-        shapes = [np.array(array.shape or (0,), np.int64) for array in arrays]
+        if workspace is None and self.workspace():
+            workspace = np.full(self.workspace(), 0x5A, np.uint8)
+        described = [_describe(array) for array in arrays]
+        shapes = [np.array(shape or (0,), np.int64) for _, shape, _ in described]
+        pointers = [pointer for pointer, _, _ in described]
+        if workspace is not None:
+            pointers.append(_describe(workspace)[0])
         arguments = (
-            len(arrays),
-            (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays]),
-            (ctypes.c_int * len(arrays))(*[array.ndim for array in arrays]),
+            len(pointers),
+            (ctypes.c_void_p * len(pointers))(*pointers),
+            (ctypes.c_int * len(arrays))(*[len(shape) for _, shape, _ in described]),
             (ctypes.c_void_p * len(arrays))(*[shape.ctypes.data for shape in shapes]),
-            (ctypes.c_char_p * len(arrays))(*[array.dtype.name.encode() for array in arrays]),
-            None,
+            (ctypes.c_char_p * len(arrays))(*[dtype.encode() for _, _, dtype in described]),
+            ctypes.c_void_p(stream),
             None,
         )
 
-        def run(keep_alive=(arrays, shapes)):
+        def run(keep_alive=(arrays, shapes, workspace)):
             if self._function(*arguments) != 0:
                 raise RuntimeError("the kernel failed")
 

@@ -25,15 +25,15 @@ from mindspore import Tensor, nn, ops  # noqa: E402
 from aot import Kernel  # noqa: E402
 from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
 from mindspore_mlml import _ops, multilabel_margin_loss  # noqa: E402
-from mindspore_mlml._backends import backends  # noqa: E402
+from mindspore_mlml._backends import LIBRARIES, backends  # noqa: E402
 
 try:
     import torch
 except ImportError:
     torch = None
 
-FORWARD = Kernel(_ops.LIBRARY, "MultilabelMarginLossMean")
-BACKWARD = Kernel(_ops.LIBRARY, "MultilabelMarginLossGradMean")
+FORWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossMean")
+BACKWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradMean")
 
 
 def kernels(input, target):
@@ -173,7 +173,7 @@ def small_calls():
     """The cost of a call, next to a bare operator and to a built-in one."""
     input, target = batch(8, 10, 3)
     x, y = Tensor(input), Tensor(target)
-    bare = _ops.loss["mean"]
+    bare = _ops.loss["cpu"]["mean"]
 
     def call_bare(x, y):
         return bare(x, y)
@@ -210,7 +210,7 @@ print(extra_memory(forward), extra_memory(backward), input.nbytes)
 """
     rows = {}
     for t in (5, 500, 100_000):
-        program = code.format(folder=str(Path(__file__).parent), targets=t, library=str(_ops.LIBRARY))
+        program = code.format(folder=str(Path(__file__).parent), targets=t, library=str(LIBRARIES["cpu"]))
         output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
         forward, backward, size = map(int, output.split())
         per = max(forward, backward) / THREADS / 205443
@@ -243,7 +243,7 @@ def other_ratios():
 
 
 def one_thread_ratio(kernel):
-    set_threads = ctypes.CDLL(str(_ops.LIBRARY)).MultilabelMarginLossSetThreads
+    set_threads = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossSetThreads
 
     def with_threads(threads):
         def run():

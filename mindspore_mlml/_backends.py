@@ -1,10 +1,64 @@
-"""Which backends are usable on this machine, and why not where they are not."""
+"""Which kernel runs where: the one place that decides, and what it knows about this machine."""
 
 import ctypes
+import importlib.util
 import os
+from pathlib import Path
 from typing import NamedTuple
 
-from mindspore_mlml._ops import LIBRARY
+import mindspore as ms
+from mindspore._c_expression import MSContext
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = {"cpu": PACKAGE / "_cpu.so", "cuda": PACKAGE / "_cuda.so"}
+
+# The device targets that each kernel runs on.
+TARGETS = {
+    "cpu": ("CPU",),
+    "cuda": ("GPU",),
+    "hybrid": ("GPU", "CPU"),
+    "mindspore": ("GPU", "Ascend"),
+}
+
+
+def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
+    """The kernel for a device target: the one that is ``wanted``, or the best."""
+    if wanted and wanted not in TARGETS:
+        raise ValueError(f"The environment variable MLML_KERNEL must be one of {', '.join(TARGETS)}, but got {wanted!r}.")
+    if wanted and target not in TARGETS[wanted]:
+        raise RuntimeError(
+            f"MLML_KERNEL={wanted} needs the device target {' or '.join(TARGETS[wanted])}, but it is {target}."
+        )
+    if wanted:
+        return wanted
+    return {"CPU": "cpu", "GPU": "cuda" if cuda_is_built else "hybrid", "Ascend": "mindspore"}[target]
+
+
+def _choose_here():
+    kernel = choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), LIBRARIES["cuda"].exists())
+    if kernel == "hybrid" and importlib.util.find_spec("decorator") is None:
+        raise RuntimeError("The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'.")
+    return kernel
+
+
+@ms.constexpr(get_instance=False)
+def _kernel_of_graph():
+    """What the graph compiler sees: it evaluates this function."""
+    return _choose_here()
+
+
+class _Kernel(_kernel_of_graph):
+    """The name of the kernel to run; in PyNative found once, for asking MindSpore takes as long as a small call."""
+
+    name = None
+
+    def __call__(self):
+        if _Kernel.name is None:
+            _Kernel.name = _choose_here()
+        return _Kernel.name
+
+
+kernel_in_use = _Kernel()
 
 
 class Backend(NamedTuple):
@@ -18,25 +72,47 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """The backends that MindSpore knows, in the order in which a user meets them."""
-    return [
-        _cpu(),
-        Backend("GPU", "none", False, "this version has a CPU kernel only"),
-        Backend("Ascend", "none", False, "use mindspore.ops.multilabel_margin_loss, which MindSpore has for Ascend"),
-    ]
+    return [_cpu(), _cuda(), _hybrid(), _ascend()]
 
 
 def _cpu():
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError as error:
-        return Backend("CPU", "C++ (AOT)", False, str(error))
+        return Backend("CPU", "cpu", False, str(error))
     library.MultilabelMarginLossSimd.restype = ctypes.c_char_p
     simd = library.MultilabelMarginLossSimd()
     if simd is None:
-        return Backend("CPU", "C++ (AOT)", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
-    return Backend("CPU", "C++ (AOT)", True, f"instruction set {simd.decode()}, {threads()} threads")
+        return Backend("CPU", "cpu", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
+    return Backend("CPU", "cpu", True, f"instruction set {simd.decode()}, {threads()} threads")
 
 
 def threads() -> int:
     """How many threads the CPU kernel uses."""
-    return ctypes.CDLL(str(LIBRARY)).MultilabelMarginLossThreads()
+    return ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossThreads()
+
+
+def _supports(target):
+    return MSContext.get_instance().is_pkg_support_device(target)
+
+
+def _cuda():
+    if not LIBRARIES["cuda"].exists():
+        return Backend("GPU", "cuda", False, "not built: it takes nvcc when the package is installed")
+    if not _supports("GPU"):
+        return Backend("GPU", "cuda", False, "built, but this MindSpore sees no GPU")
+    return Backend("GPU", "cuda", True, "built")
+
+
+def _hybrid():
+    if importlib.util.find_spec("decorator") is None:
+        return Backend("GPU", "hybrid", False, "AKG needs packages: pip install 'mindspore-mlml[hybrid]'")
+    if not _supports("GPU"):
+        return Backend("GPU", "hybrid", False, "this MindSpore sees no GPU; MLML_KERNEL=hybrid tries it on the CPU")
+    return Backend("GPU", "hybrid", True, "compiled by AKG when it is first called")
+
+
+def _ascend():
+    if not _supports("Ascend"):
+        return Backend("Ascend", "mindspore", False, "this MindSpore sees no Ascend")
+    return Backend("Ascend", "mindspore", True, "MindSpore's own operator")

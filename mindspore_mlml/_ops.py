@@ -7,13 +7,12 @@ Each kernel is registered twice. Where the shapes are known, Python functions in
 
 import ctypes
 import os
-from pathlib import Path
 
 import mindspore as ms
 from mindspore import ops
 from mindspore.ops import CustomRegOp, DataType
 
-LIBRARY = Path(__file__).with_name("_cpu.so")
+from mindspore_mlml._backends import LIBRARIES, TARGETS
 
 
 def _set_threads():
@@ -21,7 +20,7 @@ def _set_threads():
     first, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
     threads = int(first) if first.strip().isdecimal() else 0
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
         return  # the first call of an operator says what is wrong with the library
     library.MultilabelMarginLossSetThreads(threads or len(os.sched_getaffinity(0)))
@@ -63,14 +62,14 @@ def _input_dtype(input_dtype, *_):
     return input_dtype
 
 
-def _custom(symbol, inputs, out_shape, bprop):
-    """Registers one symbol of the library; ``out_shape=None`` for dynamic shapes."""
+def _custom(kernel, symbol, inputs, out_shape, bprop):
+    """Registers one symbol of a kernel library; ``out_shape=None`` for dynamic shapes."""
     reg_info = CustomRegOp()
     for index, name in enumerate(inputs):
         reg_info = reg_info.input(index, name)
-    reg_info = reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target("CPU")
+    reg_info = reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target(TARGETS[kernel][0])
     return ops.Custom(
-        f"{LIBRARY}:{symbol}",
+        f"{LIBRARIES[kernel]}:{symbol}",
         out_shape,
         None if out_shape is None else _input_dtype,
         "aot",
@@ -79,7 +78,7 @@ def _custom(symbol, inputs, out_shape, bprop):
     )
 
 
-def _gradient(reduction, is_dynamic):
+def _gradient(kernel, reduction, is_dynamic):
     """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def bprop(input, target, dout, output, doutput):
@@ -90,20 +89,20 @@ def _gradient(reduction, is_dynamic):
 
     symbol = f"MultilabelMarginLossGrad{reduction.capitalize()}"
     shape = None if is_dynamic else _gradient_shape
-    operator = _custom(symbol, ("input", "target", "dout"), shape, bprop)
+    operator = _custom(kernel, symbol, ("input", "target", "dout"), shape, bprop)
     return operator
 
 
-def _loss(reduction, is_dynamic):
+def _loss(kernel, reduction, is_dynamic):
     """The operator (input, target) -> loss."""
-    gradient = _gradient(reduction, is_dynamic)
+    gradient = _gradient(kernel, reduction, is_dynamic)
 
     def bprop(input, target, output, doutput):
         return gradient(input, target, doutput), _no_gradient(target)
 
     symbol = f"MultilabelMarginLoss{reduction.capitalize()}"
     shape = _loss_shape_none if reduction == "none" else _loss_shape_scalar
-    return _custom(symbol, ("input", "target"), None if is_dynamic else shape, bprop)
+    return _custom(kernel, symbol, ("input", "target"), None if is_dynamic else shape, bprop)
 
 
 def _no_gradient(target):
@@ -113,5 +112,13 @@ def _no_gradient(target):
     return None
 
 
-loss = {reduction: _loss(reduction, False) for reduction in REDUCTIONS}
-dynamic_loss = {reduction: _loss(reduction, True) for reduction in REDUCTIONS}
+def _losses(is_dynamic):
+    """The operators by kernel and reduction. On Ascend, where MindSpore's own runs, "aot" means something else."""
+    built = [kernel for kernel, library in LIBRARIES.items() if kernel == "cpu" or library.exists()]
+    if ms.get_context("device_target") == "Ascend":
+        built = []
+    return {kernel: {reduction: _loss(kernel, reduction, is_dynamic) for reduction in REDUCTIONS} for kernel in built}
+
+
+loss = _losses(is_dynamic=False)
+dynamic_loss = _losses(is_dynamic=True)

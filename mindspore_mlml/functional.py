@@ -1,9 +1,13 @@
 """The functional form of the loss."""
 
 from mindspore import Tensor, ops
+from mindspore.ops.function import nn_func
 
-from mindspore_mlml import _ops
+from mindspore_mlml import _hybrid, _ops
+from mindspore_mlml._backends import kernel_in_use
 from mindspore_mlml._checks import check_arguments
+
+_mindspore_loss = nn_func.multilabel_margin_loss
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -74,9 +78,14 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     if not isinstance(target, Tensor):
         raise TypeError(f"For 'multilabel_margin_loss', the 'target' must be a Tensor, but got {target}.")
     check_arguments(input.shape, target.shape, input.dtype, target.dtype, reduction)
+    kernel = kernel_in_use()
+    if kernel == "mindspore":
+        return _mindspore_loss(input, target, reduction)
+    if kernel == "hybrid":
+        return _hybrid.loss(input, target, reduction)
     if _ops.in_graph() and ops.is_sequence_value_unknown(input.shape):
-        loss = _ops.dynamic_loss[reduction](input, target)
+        loss = _ops.dynamic_loss[kernel][reduction](input, target)
         if reduction == "none" and len(input.shape) == 2:
             return loss
         return loss.reshape(())
-    return _ops.loss[reduction](input, target)
+    return _ops.loss[kernel][reduction](input, target)

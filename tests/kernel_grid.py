@@ -1,7 +1,10 @@
-"""Compares the kernels with the reference through the AOT signature, over a grid of sizes: ``python kernel_grid.py``.
+"""Compares kernels with the reference through the AOT signature, over a grid of sizes.
+
+usage: python kernel_grid.py [LIBRARIES["cpu"]]
 
 The sizes stand around every vector width and every place where the kernels change their method. Prints a digest of all
-results, for comparing runs with other numbers of threads bit by bit. MLML_SIMD and OMP_NUM_THREADS choose what is run.
+results, for comparing runs with other numbers of threads bit by bit. MLML_SIMD and OMP_NUM_THREADS choose what the CPU
+library runs.
 """
 
 import hashlib
@@ -11,7 +14,7 @@ import numpy as np
 
 from aot import Kernel
 from helpers import DTYPES, REDUCTIONS, TOLERANCE
-from mindspore_mlml._ops import LIBRARY
+from mindspore_mlml._backends import LIBRARIES
 from reference import loss_and_gradient
 
 CLASSES = (1, 3, 4, 5, 15, 16, 17, 63, 64, 65, 257, 1023, 1024, 1025, 2113, 33000)
@@ -57,10 +60,10 @@ def case(rng, classes, targets, dtype):
     return input, target
 
 
-def main(seed):
+def main(library, seed=0):
     rng = np.random.default_rng(seed)
-    forward = {r: Kernel(LIBRARY, f"MultilabelMarginLoss{r.capitalize()}") for r in REDUCTIONS}
-    backward = {r: Kernel(LIBRARY, f"MultilabelMarginLossGrad{r.capitalize()}") for r in REDUCTIONS}
+    forward = {r: Kernel(library, f"MultilabelMarginLoss{r.capitalize()}") for r in REDUCTIONS}
+    backward = {r: Kernel(library, f"MultilabelMarginLossGrad{r.capitalize()}") for r in REDUCTIONS}
     digest, count = hashlib.sha256(), 0
     for classes in CLASSES:
         for targets in sorted({min(t, classes) for t in TARGETS if classes < 30000 or t < 1000} | {min(classes, 2113)}):
@@ -82,4 +85,4 @@ def main(seed):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(*sys.argv[1:] or [LIBRARIES["cpu"]])

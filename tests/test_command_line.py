@@ -40,7 +40,7 @@ def test_smoke_test_fails_on_any_other_output(monkeypatch, capsys):
 
 
 def test_a_missing_library_is_reported(monkeypatch, tmp_path):
-    monkeypatch.setattr(_backends, "LIBRARY", tmp_path / "_cpu.so")
+    monkeypatch.setitem(_backends.LIBRARIES, "cpu", tmp_path / "_cpu.so")
     cpu = _backends.backends()[0]
     assert not cpu.usable
     assert "_cpu.so" in cpu.reason

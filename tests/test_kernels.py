@@ -14,7 +14,7 @@ from aot import Kernel
 from helpers import random_batch
 from measure import extra_memory
 from mindspore_mlml import _backends
-from mindspore_mlml._ops import LIBRARY
+from mindspore_mlml._backends import LIBRARIES
 
 TESTS = Path(__file__).parent
 LEVELS = ("baseline", "avx2", "avx512")
@@ -85,8 +85,8 @@ def test_the_default_is_all_processors_of_the_process():
 def kernels(input, target):
     """Functions that run the kernels, and the arrays that they write."""
     loss, gradient, dout = np.empty((), input.dtype), np.empty_like(input), np.ones((), input.dtype)
-    forward = Kernel(LIBRARY, "MultilabelMarginLossSum").prepare(input, target, loss)
-    backward = Kernel(LIBRARY, "MultilabelMarginLossGradSum").prepare(input, target, dout, gradient)
+    forward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossSum").prepare(input, target, loss)
+    backward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradSum").prepare(input, target, dout, gradient)
     return forward, backward, loss, gradient
 
 
@@ -155,13 +155,13 @@ def test_more_than_2_to_the_31_elements():
     target[:, :3] = [[5, -1, 0], [-1, 0, 0], [classes - 1, 7, -1]]
     input[2, classes - 1] = 3
     loss, dout = np.empty(rows, np.float16), np.ones(rows, np.float16)
-    Kernel(LIBRARY, "MultilabelMarginLossNone").prepare(input, target, loss)()
+    Kernel(LIBRARIES["cpu"], "MultilabelMarginLossNone").prepare(input, target, loss)()
     np.testing.assert_array_equal(loss, np.array([1, 0, 1], np.float16))
     if available < 12e9:
         pytest.skip("the gradient needs 6.4 GB")
     gradient = np.empty_like(input)
     dout[...] = 1024
-    Kernel(LIBRARY, "MultilabelMarginLossGradNone").prepare(input, target, dout, gradient)()
+    Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradNone").prepare(input, target, dout, gradient)()
     pair = np.float16(1024 / classes)
     assert gradient[0, 5] == np.float16(-1024)
     assert not gradient[1, :100].any()

@@ -9,46 +9,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "aot.h"
+#include "../entry_points.h"
 #include "float16.h"
 #include "parallel.h"
 #include "row.h"
-
-namespace mlml {
-namespace {
-
-enum class Reduction { kNone, kMean, kSum };
-
-int Forward(const Arguments &arguments, Reduction reduction);
-int Backward(const Arguments &arguments, Reduction reduction);
-
-// The shapes of the outputs, for MindSpore's dynamic graphs.
-using Shape = std::vector<int64_t>;
-Shape OneElement(const int *, int64_t **) { return {1}; }
-Shape Rows(const int *ndims, int64_t **shapes) { return {ndims[0] == 2 ? shapes[0][0] : 1}; }
-Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0], shapes[0] + ndims[0]}; }
-
-}  // namespace
-}  // namespace mlml
-
-// The entry points. Forward: (input, target) -> loss. Backward: (input, target, dout) -> gradient of input.
-// Where the loss is a scalar, its buffer holds one element whether MindSpore calls that shape () or (1,).
-
-#define MLML_KERNEL(NAME, INPUTS, RUN, REDUCTION, SHAPE)                                                               \
-  MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
-    return mlml::RUN({nparam, INPUTS + 1, params, ndims, shapes, dtypes}, mlml::Reduction::REDUCTION);                 \
-  }                                                                                                                    \
-  MLML_EXPORT std::vector<int64_t> NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                        \
-    return mlml::SHAPE(ndims, shapes);                                                                                 \
-  }                                                                                                                    \
-  MLML_EXPORT TypeId NAME##InferType(std::vector<TypeId> types, AotExtra *) { return types.at(0); }
-
-MLML_KERNEL(MultilabelMarginLossNone, 2, Forward, kNone, Rows)
-MLML_KERNEL(MultilabelMarginLossMean, 2, Forward, kMean, OneElement)
-MLML_KERNEL(MultilabelMarginLossSum, 2, Forward, kSum, OneElement)
-MLML_KERNEL(MultilabelMarginLossGradNone, 3, Backward, kNone, SameAsInput)
-MLML_KERNEL(MultilabelMarginLossGradMean, 3, Backward, kMean, SameAsInput)
-MLML_KERNEL(MultilabelMarginLossGradSum, 3, Backward, kSum, SameAsInput)
 
 // Sets the number of threads; 0 for the default.
 MLML_EXPORT void MultilabelMarginLossSetThreads(int threads) { mlml::SetMaxThreads(threads); }
@@ -160,7 +124,10 @@ void GradientOf(const Batch &batch, Reduction reduction, const T *dout, void *gr
   Gradient(batch, scale_of, gradient);
 }
 
-int Forward(const Arguments &arguments, Reduction reduction) {
+}  // namespace
+
+int Forward(const Arguments &arguments, Reduction reduction, void *) {
+  arguments.Expect(3);
   const Batch batch = arguments.ReadBatch();
   void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
   const std::vector<double> losses = RowLosses(batch);
@@ -172,7 +139,8 @@ int Forward(const Arguments &arguments, Reduction reduction) {
   return 0;
 }
 
-int Backward(const Arguments &arguments, Reduction reduction) {
+int Backward(const Arguments &arguments, Reduction reduction, void *) {
+  arguments.Expect(4);
   const Batch batch = arguments.ReadBatch();
   const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
   void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
@@ -184,5 +152,4 @@ int Backward(const Arguments &arguments, Reduction reduction) {
   return 0;
 }
 
-}  // namespace
 }  // namespace mlml

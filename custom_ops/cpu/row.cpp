@@ -8,7 +8,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <string>
 #include <utility>
 
 #include "simd.h"
@@ -51,13 +50,10 @@ int64_t PieceEnd(int64_t classes, int64_t piece) { return std::min((piece + 1) *
 // Preparing a row
 
 void ReadTargets(const Batch &batch, int64_t index, Row *row) {
-  const int32_t *labels = batch.target + index * batch.classes;
+  const int32_t *labels = batch.target + index * batch.labels;
   int64_t count = 0;
-  for (; count < batch.classes && labels[count] >= 0; ++count) {
-    if (labels[count] < batch.classes) continue;
-    Fail("a value of 'target' must be less than the number of classes, " + std::to_string(batch.classes) +
-         ", but got target" + (batch.is_matrix ? "[" + std::to_string(index) + "]" : "") + "[" + std::to_string(count) +
-         "] = " + std::to_string(labels[count]) + ".");
+  for (; count < batch.labels && labels[count] >= 0; ++count) {
+    if (labels[count] >= batch.classes) FailTarget(batch, index, count, labels[count]);
   }
   row->index = index;
   row->targets.assign(labels, labels + count);

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "aot.h"
+#include "../aot.h"
 
 namespace mlml {
 

@@ -15,16 +15,24 @@
 #include <string>
 #include <vector>
 
-class AotExtra;        // MindSpore's; only ever passed through
 enum TypeId : int {};  // MindSpore's; only ever copied from an input to an output
+
+// MindSpore's, as far as a library can use it: the sizes of the memory that a kernel wants to be lent, which then comes
+// as further parameters behind the outputs. <Kernel>Init sets them, once; shapes may change afterwards.
+struct AotExtra {
+  void *virtual_functions;
+  std::vector<size_t> workspace;
+};
 
 #define MLML_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace mlml {
 
 enum class Dtype { kFloat16, kFloat32 };
+enum class Reduction { kNone, kMean, kSum };
 
-// The matrix of scores and the matrix of labels behind one call. A 1-D input is one row.
+// The matrix of scores, rows x classes, and the matrix of labels, rows x labels, behind one call. A 1-D input is one
+// row.
 struct Batch {
   Dtype dtype = Dtype::kFloat32;
   const void *input = nullptr;
@@ -32,20 +40,30 @@ struct Batch {
   bool is_matrix = false;
   int64_t rows = 0;
   int64_t classes = 0;
+  int64_t labels = 0;
 };
 
 [[noreturn]] inline void Fail(const std::string &message) {
   throw std::invalid_argument("For 'multilabel_margin_loss', " + message);
 }
 
+// A target that is not a class.
+[[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
+  Fail("a value of 'target' must be less than the number of classes, " + std::to_string(batch.classes) +
+       ", but got target" + (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" + std::to_string(position) +
+       "] = " + std::to_string(value) + ".");
+}
+
 class Arguments {
  public:
-  Arguments(int nparam, int expected, void **params, const int *ndims, int64_t **shapes, const char **dtypes)
-      : params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {
-    if (nparam != expected) {
-      Fail("the kernel takes " + std::to_string(expected) + " parameters, but got " + std::to_string(nparam) + ".");
+  Arguments(int nparam, void **params, const int *ndims, int64_t **shapes, const char **dtypes)
+      : nparam_(nparam), params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {}
+
+  void Expect(int nparam) const {
+    if (nparam_ != nparam) {
+      Fail("the kernel takes " + std::to_string(nparam) + " parameters, but got " + std::to_string(nparam_) + ".");
     }
-    if (params == nullptr || ndims == nullptr || shapes == nullptr || dtypes == nullptr) {
+    if (params_ == nullptr || ndims_ == nullptr || shapes_ == nullptr || dtypes_ == nullptr) {
       Fail("the kernel got a null pointer instead of its parameters.");
     }
   }
@@ -60,18 +78,23 @@ class Arguments {
     if (ndims_[0] != 1 && ndims_[0] != 2) {
       Fail("the rank of 'input' must be 1 or 2, but got " + std::to_string(ndims_[0]) + ".");
     }
-    if (Shape(0) != Shape(1)) {
-      Fail("the shape of 'target' must be the same as that of 'input', " + ShapeName(0) + ", but got " + ShapeName(1) +
-           ".");
-    }
     batch.is_matrix = ndims_[0] == 2;
-    batch.rows = ndims_[0] == 2 ? shapes_[0][0] : 1;
-    batch.classes = shapes_[0][ndims_[0] - 1];
+    const std::vector<int64_t> input = Shape(0), target = Shape(1);
+    if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
+      Fail("'target' must have as many rows as 'input', whose shape is " + ShapeName(0) + ", but got shape " +
+           ShapeName(1) + ".");
+    }
+    batch.rows = batch.is_matrix ? input[0] : 1;
+    batch.classes = input.back();
+    batch.labels = target.back();
     if (batch.rows < 0 || batch.classes <= 0) {
       Fail("the number of classes must be positive, but got an 'input' of shape " + ShapeName(0) + ".");
     }
+    if (batch.labels <= 0) {
+      Fail("a row of 'target' must have at least one label, but got shape " + ShapeName(1) + ".");
+    }
     batch.input = Pointer(0, batch.rows * batch.classes);
-    batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.classes));
+    batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.labels));
     return batch;
   }
 
@@ -88,6 +111,9 @@ class Arguments {
     }
     return Pointer(index, size);
   }
+
+  // The memory that <Kernel>Init asked for: MindSpore gives it no shape and no dtype.
+  void *Workspace(int index) const { return Pointer(index, 1); }
 
  private:
   Dtype ReadDtype(int index, const char *name) const {
@@ -118,6 +144,7 @@ class Arguments {
 
   std::string DtypeName(int index) const { return dtypes_[index] == nullptr ? "none" : dtypes_[index]; }
 
+  int nparam_;
   void **params_;
   const int *ndims_;
   int64_t **shapes_;

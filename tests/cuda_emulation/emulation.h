@@ -1,0 +1,211 @@
+// Runs CUDA kernels on a CPU, one block after the other, so that their logic is tested where there is no GPU.
+//
+// Each thread of a block is a fiber, which runs until the next barrier; the order of the threads between two barriers is
+// random, so that a result that depends on it shows. Just what custom_ops/cuda uses is here. It says nothing about
+// speed, nor about what nvcc makes of the source.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+
+namespace emulation {
+
+struct Dim {
+  unsigned x;
+};
+
+class Block {
+ public:
+  static Block &Current() {
+    static Block block;
+    return block;
+  }
+
+  void Run(unsigned threads, const std::function<void()> &kernel) {
+    constexpr size_t kStack = 1 << 17;
+    kernel_ = &kernel;
+    fibers_.resize(threads);
+    for (Fiber &fiber : fibers_) {
+      if (!fiber.stack) fiber.stack.reset(new char[kStack]);
+      fiber.done = false;
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_size = kStack;
+      fiber.context.uc_link = &scheduler_;
+      makecontext(&fiber.context, Enter, 0);
+    }
+    std::vector<unsigned> order(threads);
+    for (unsigned i = 0; i < threads; ++i) order[i] = i;
+    for (bool running = true; running;) {
+      std::shuffle(order.begin(), order.end(), random_);
+      unsigned waiting = 0;
+      votes_ = 0;
+      for (unsigned thread : order) {
+        if (fibers_[thread].done) continue;
+        running_ = thread;
+        swapcontext(&scheduler_, &fibers_[thread].context);
+        waiting += !fibers_[thread].done;
+      }
+      if (waiting != 0 && waiting != threads) {
+        std::fprintf(stderr, "only %u of %u threads are at a barrier\n", waiting, threads);
+        std::abort();
+      }
+      result_ = votes_;
+      running = waiting != 0;
+    }
+  }
+
+  int Barrier(int vote) {
+    votes_ |= vote != 0;
+    swapcontext(&fibers_[running_].context, &scheduler_);
+    return result_;
+  }
+
+  Dim Thread() const { return {running_}; }
+
+ private:
+  struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    bool done = false;
+  };
+
+  static void Enter() {
+    (*Current().kernel_)();
+    Current().fibers_[Current().running_].done = true;
+  }
+
+  const std::function<void()> *kernel_ = nullptr;
+  ucontext_t scheduler_;
+  std::vector<Fiber> fibers_;
+  unsigned running_ = 0;
+  int votes_ = 0, result_ = 0;
+  std::mt19937 random_{std::random_device{}()};
+};
+
+}  // namespace emulation
+
+inline emulation::Dim blockIdx, gridDim;
+#define threadIdx (emulation::Block::Current().Thread())
+
+namespace emulation {
+
+template <class... Parameters, class... Arguments>
+void Launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, Arguments... arguments) {
+  gridDim.x = blocks;
+  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) Block::Current().Run(threads, [=] { kernel(arguments...); });
+}
+
+}  // namespace emulation
+
+inline void __syncthreads() { emulation::Block::Current().Barrier(0); }
+inline int __syncthreads_or(int vote) { return emulation::Block::Current().Barrier(vote); }
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(value); }
+
+template <class T>
+T atomicAdd(T *to, T value) {
+  return std::exchange(*to, *to + value);
+}
+template <class T>
+T atomicOr(T *to, T value) {
+  return std::exchange(*to, *to | value);
+}
+template <class T>
+T atomicMin(T *to, T value) {
+  return std::exchange(*to, std::min(*to, value));
+}
+
+struct float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+struct __half {
+  _Float16 value;
+};
+inline float __half2float(__half half) { return half.value; }
+inline __half __double2half(double value) { return {static_cast<_Float16>(value)}; }
+
+using cudaStream_t = void *;
+using cudaError_t = int;
+constexpr int cudaSuccess = 0, cudaMemcpyDeviceToHost = 2;
+inline const char *cudaGetErrorString(int) { return ""; }
+inline int cudaGetLastError() { return cudaSuccess; }
+inline int cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+namespace cub {
+
+template <class T, int kThreads>
+struct BlockReduce {
+  struct TempStorage {
+    T values[kThreads];
+  };
+  explicit BlockReduce(TempStorage &storage) : values(storage.values) {}
+  T Sum(T value) {  // known to the first thread only
+    values[threadIdx.x] = value;
+    __syncthreads();
+    T sum = 0;
+    for (int i = 0; threadIdx.x == 0 && i < kThreads; ++i) sum += values[i];
+    return sum;
+  }
+  T *values;
+};
+
+template <class T, int kThreads>
+struct BlockScan {
+  struct TempStorage {
+    T values[kThreads];
+  };
+  explicit BlockScan(TempStorage &storage) : values(storage.values) {}
+  void ExclusiveSum(T value, T &before) {
+    values[threadIdx.x] = value;
+    __syncthreads();
+    before = 0;
+    for (unsigned i = 0; i < threadIdx.x; ++i) before += values[i];
+  }
+  T *values;
+};
+
+template <class Key, int kThreads, int kItems>
+struct BlockMergeSort {
+  struct TempStorage {
+    Key keys[kThreads * kItems];
+  };
+  explicit BlockMergeSort(TempStorage &storage) : all(storage.keys) {}
+  template <class Less>
+  void Sort(Key (&keys)[kItems], Less less) {
+    for (int i = 0; i < kItems; ++i) all[threadIdx.x * kItems + i] = keys[i];
+    __syncthreads();
+    if (threadIdx.x == 0) std::sort(all, all + kThreads * kItems, less);
+    __syncthreads();
+    for (int i = 0; i < kItems; ++i) keys[i] = all[threadIdx.x * kItems + i];
+  }
+  Key *all;
+};
+
+}  // namespace cub
