@@ -24,11 +24,15 @@ TARGETS = {
 def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
     """The kernel for a device target: the one that is ``wanted``, or the best."""
     if wanted and wanted not in TARGETS:
-        raise ValueError(f"The environment variable MLML_KERNEL must be one of {', '.join(TARGETS)}, but got {wanted!r}.")
+        raise ValueError(
+            f"The environment variable MLML_KERNEL must be one of {', '.join(TARGETS)}, but got {wanted!r}."
+        )
     if wanted and target not in TARGETS[wanted]:
         raise RuntimeError(
             f"MLML_KERNEL={wanted} needs the device target {' or '.join(TARGETS[wanted])}, but it is {target}."
         )
+    if wanted == "cuda" and not cuda_is_built:
+        raise RuntimeError("MLML_KERNEL=cuda, but the CUDA kernels are not built: install with MLML_WITH_CUDA=1.")
     if wanted:
         return wanted
     return {"CPU": "cpu", "GPU": "cuda" if cuda_is_built else "hybrid", "Ascend": "mindspore"}[target]

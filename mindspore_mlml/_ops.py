@@ -67,7 +67,9 @@ def _custom(kernel, symbol, inputs, out_shape, bprop):
     reg_info = CustomRegOp()
     for index, name in enumerate(inputs):
         reg_info = reg_info.input(index, name)
-    reg_info = reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target(TARGETS[kernel][0])
+    reg_info = (
+        reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target(TARGETS[kernel][0])
+    )
     return ops.Custom(
         f"{LIBRARIES[kernel]}:{symbol}",
         out_shape,

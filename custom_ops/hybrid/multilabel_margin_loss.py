@@ -1,8 +1,8 @@
 """The pairs of the multi-label margin loss in MindSpore's hybrid DSL, which AKG compiles for a GPU.
 
 ``scores`` has a row's scores, with -inf in place of those of its targets; ``margins`` has 1 minus the score of each
-target, in float32, and -inf where there is no target. A pair is active if its score + margin > 0, in float32: nothing is
-active with -inf.
+target, in float32, and -inf where there is no target. A pair is active if its score + margin > 0, in float32, so that
+nothing is active with -inf.
 
 Each kernel writes one number per element in a serial loop over the others, and reads in the loop's body something that
 depends on the loop: so AKG's scheduler makes many blocks. float64, because the documented 0.325 is a sum of float32
@@ -28,7 +28,8 @@ def hinge_sums(scores, margins):
 
 @kernel
 def active_weights(scores, margins, weights):
-    """For each class, the weights of the targets that it is active with; with the first two exchanged, for each target."""
+    """For each class, the weights of the targets that it is active with. With scores and margins exchanged, for each
+    target those of the classes."""
     sums = output_tensor(scores.shape, "float64")
     for row in range(scores.shape[0]):
         for i in range(scores.shape[1]):

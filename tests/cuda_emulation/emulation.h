@@ -1,7 +1,7 @@
 // Runs CUDA kernels on a CPU, one block after the other, so that their logic is tested where there is no GPU.
 //
-// Each thread of a block is a fiber, which runs until the next barrier; the order of the threads between two barriers is
-// random, so that a result that depends on it shows. Just what custom_ops/cuda uses is here. It says nothing about
+// Each thread of a block is a fiber, which runs until the next barrier; the order of the threads between two barriers
+// is random, so that a result that depends on it shows. Just what custom_ops/cuda uses is here. It says nothing about
 // speed, nor about what nvcc makes of the source.
 #pragma once
 

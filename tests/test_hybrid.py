@@ -1,0 +1,140 @@
+"""The kernels in MindSpore's hybrid DSL: as NumPy functions, through AKG on the CPU, and compiled for a GPU.
+
+Nothing here runs on a GPU: tools/gpu_check.py does.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import akg_ptx
+import test_gradients
+from helpers import (
+    DTYPES,
+    EXAMPLE_INPUT,
+    EXAMPLE_TARGET,
+    REDUCTIONS,
+    check_against_reference,
+    random_batch,
+    run_loss,
+)
+from mindspore_mlml import _backends, _hybrid_kernels
+from reference import loss_and_gradient
+from test_semantics import ROWS
+
+
+@pytest.fixture
+def hybrid(monkeypatch, tmp_path):
+    """Lets AKG's kernels run on the CPU."""
+    monkeypatch.setenv("MLML_KERNEL", "hybrid")
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
+    monkeypatch.setattr(_backends._Kernel, "name", None)
+
+
+def scores_and_margins(input, target):
+    """What the kernels take, made from the definition."""
+    scores, margins = input.copy(), np.full(target.shape, -np.inf, np.float32)
+    for row, labels in enumerate(target):
+        for j, label in enumerate(labels):
+            if label < 0:
+                break
+            scores[row, label] = -np.inf
+            margins[row, j] = np.float32(1) - np.float32(input[row, label])
+    return scores, margins
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_as_numpy_functions_they_equal_the_reference(rng, dtype):
+    input, target = random_batch(rng, 4, 17, 17, dtype)
+    scores, margins = scores_and_margins(input, target)
+    losses, gradient = loss_and_gradient(input, target, "none", np.ones(4))
+    sums = _hybrid_kernels.hinge_sums(scores, margins)
+    np.testing.assert_allclose(sums.sum(axis=1) / 17, losses, rtol=1e-6)
+    actual = _hybrid_kernels.active_weights(scores, margins, np.ones_like(margins))
+    of_targets = _hybrid_kernels.active_weights(margins, scores, np.ones_like(scores))
+    for row, labels in enumerate(target):
+        for j in np.flatnonzero(margins[row] > -np.inf):
+            actual[row, labels[j]] -= of_targets[row, j]
+    np.testing.assert_allclose(actual / 17, gradient, rtol=1e-12)
+
+
+def test_through_akg_the_documented_example_prints_0_325(mode, hybrid):
+    assert str(run_loss(EXAMPLE_INPUT, EXAMPLE_TARGET)) == "0.325"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_through_akg_they_equal_the_reference(mode, hybrid, rng, dtype, reduction):
+    check_against_reference(*random_batch(rng, 5, 33, 33, dtype), reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_through_akg_each_row_of_the_semantics_table(mode, hybrid, dtype):
+    input = np.array([scores for scores, _ in ROWS.values()], dtype)
+    target = np.array([labels for _, labels in ROWS.values()], np.int32)
+    check_against_reference(input, target, "none")
+
+
+def test_through_akg_one_row_and_no_row(mode, hybrid, rng):
+    input, target = random_batch(rng, 1, 9, 9)
+    check_against_reference(input[0], target[0], "none")
+    check_against_reference(input[:0], target[:0], "mean")
+
+
+def test_through_akg_a_target_out_of_range_makes_its_row_nan(mode, hybrid):
+    target = EXAMPLE_TARGET.copy()
+    target[1, 1] = 4
+    loss = run_loss(EXAMPLE_INPUT, target, "none").asnumpy()
+    assert loss[0] == 0
+    assert np.isnan(loss[1])
+
+
+@pytest.mark.parametrize("mode", ["graph"], indirect=True)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_through_akg_second_derivatives_in_graph_mode(mode, hybrid, rng, reduction):
+    test_gradients.test_second_derivatives(mode, rng, np.float32, reduction, 3)
+
+
+nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="AKG compiles for a GPU with nvcc, which is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ptx")
+    command = [sys.executable, akg_ptx.__file__, "--out", str(folder), "--shapes", "2x4", "64x1000", "16x30938"]
+    subprocess.run(command, check=True, cwd=folder, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    return folder, akg_ptx.kernels([(2, 4), (64, 1000), (16, 30938)])
+
+
+@nvcc
+def test_akg_compiles_them_for_a_gpu_with_a_grid_that_grows(launches):
+    folder, expected = launches
+    names = [kernel["name"] for kernel in expected]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(n + e for n in names for e in (".ptx", ".json"))
+    for name in names:
+        launch = akg_ptx.json.loads((folder / f"{name}.json").read_text())
+        blocks, threads = np.prod(launch["grid"]), np.prod(launch["block"])
+        size = np.prod(launch["output"][1])
+        assert blocks * threads >= size
+        assert blocks >= size / 1024
+        assert f".entry {launch['kernel']}" in (folder / f"{name}.ptx").read_text()
+
+
+@nvcc
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_ptxas_assembles_them(launches, architecture, tmp_path):
+    for path in launches[0].glob("*.ptx"):
+        subprocess.run(["ptxas", f"-arch={architecture}", "-o", tmp_path / "kernel.cubin", path], check=True)
+
+
+def test_the_tool_names_a_wrong_shape():
+    command = [sys.executable, akg_ptx.__file__, "--out", "unused", "--shapes", "64"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "a shape looks like 64x1000, but got '64'" in result.stderr
