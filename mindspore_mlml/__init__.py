@@ -1,6 +1,17 @@
 """The multi-label margin loss for MindSpore."""
 
-from mindspore_mlml.functional import multilabel_margin_loss
-from mindspore_mlml.loss import MultilabelMarginLoss
+from mindspore_mlml._patch import patch
+from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
+from mindspore_mlml.labels import check_target, targets_from_lists, targets_from_multi_hot
+from mindspore_mlml.losses import MultilabelMarginLoss, MultilabelMarginLossFromLabels
 
-__all__ = ["MultilabelMarginLoss", "multilabel_margin_loss"]
+__all__ = [
+    "MultilabelMarginLoss",
+    "MultilabelMarginLossFromLabels",
+    "check_target",
+    "multilabel_margin_loss",
+    "multilabel_margin_loss_from_labels",
+    "patch",
+    "targets_from_lists",
+    "targets_from_multi_hot",
+]

@@ -7,7 +7,7 @@ from mindspore_mlml import _hybrid, _ops
 from mindspore_mlml._backends import kernel_in_use
 from mindspore_mlml._checks import check_arguments
 
-_mindspore_loss = nn_func.multilabel_margin_loss
+_mindspore_loss = nn_func.multilabel_margin_loss  # which patch() may replace where it is
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -57,10 +57,11 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
         ValueError: If shape of `input` is not the same as `target`.
         ValueError: If the number of classes is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
-        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
+            sample's loss and gradient are NaN instead.
 
     Supported Platforms:
-        ``CPU``
+        ``Ascend`` ``GPU`` ``CPU``
 
     Examples:
         >>> import mindspore
@@ -73,19 +74,88 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
         >>> print(output)
         0.325
     """
+    return _checked_loss("multilabel_margin_loss", "target", input, target, reduction)
+
+
+def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    The loss of :func:`mindspore_mlml.multilabel_margin_loss` from short rows of labels.
+
+    `labels` has as many columns as the sample with the most labels needs, rather than one for each class: with many
+    classes, a `target` as large as `input` is most of what a batch takes. Loss, gradient and errors are those of
+    :func:`mindspore_mlml.multilabel_margin_loss` for `labels` padded by -1, bit for bit.
+
+    Args:
+        input (Tensor): Predicted data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch size
+            and :math:`C` is the number of classes. Data type must be float16 or float32.
+        labels (Tensor): Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`. In each
+            row, the first negative value ends the list. Data type must be int32.
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+
+    Returns:
+        Tensor of the dtype of `input`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an
+        `input` of shape :math:`(C)`. Otherwise, its shape is :math:`()`.
+
+    Raises:
+        TypeError: If `input` or `labels` is not a Tensor.
+        TypeError: If dtype of `input` is neither float16 nor float32.
+        TypeError: If dtype of `labels` is not int32.
+        ValueError: If length of shape of `input` is neither 1 nor 2.
+        ValueError: If `labels` has not as many dimensions and rows as `input`.
+        ValueError: If the number of classes or of columns of `labels` is 0.
+        ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+        RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import mindspore
+        >>> import numpy as np
+        >>> from mindspore import Tensor
+        >>> from mindspore_mlml import multilabel_margin_loss_from_labels
+        >>> inputs = Tensor(np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]]), mindspore.float32)
+        >>> labels = Tensor(np.array([[0, 3], [2, -1]]), mindspore.int32)
+        >>> output = multilabel_margin_loss_from_labels(inputs, labels)
+        >>> print(output)
+        0.7625
+    """
+    return _checked_loss("multilabel_margin_loss_from_labels", "labels", input, labels, reduction)
+
+
+def _checked_loss(op, name, input, target, reduction):
+    """The loss, or an error that names the function ``op`` and its second argument ``name``."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"For 'multilabel_margin_loss', the 'input' must be a Tensor, but got {input}.")
+        raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {input}.")
     if not isinstance(target, Tensor):
-        raise TypeError(f"For 'multilabel_margin_loss', the 'target' must be a Tensor, but got {target}.")
-    check_arguments(input.shape, target.shape, input.dtype, target.dtype, reduction)
+        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {target}.")
+    check_arguments((op, name), input.shape, target.shape, (input.dtype, target.dtype), reduction)
+    return _loss(input, target, reduction)
+
+
+def _loss(input, labels, reduction):
+    """The loss by the kernel in use; its gradient by that of the operators in it."""
     kernel = kernel_in_use()
     if kernel == "mindspore":
-        return _mindspore_loss(input, target, reduction)
+        return _mindspore_loss(input, _pad(labels, input.shape[-1]), reduction)
     if kernel == "hybrid":
-        return _hybrid.loss(input, target, reduction)
-    if _ops.in_graph() and ops.is_sequence_value_unknown(input.shape):
-        loss = _ops.dynamic_loss[kernel][reduction](input, target)
+        return _hybrid.loss(input, labels, reduction)
+    if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
+        loss = _ops.dynamic_loss[kernel][reduction](input, labels)
         if reduction == "none" and len(input.shape) == 2:
             return loss
         return loss.reshape(())
-    return _ops.loss[kernel][reduction](input, target)
+    return _ops.loss[kernel][reduction](input, labels)
+
+
+def _pad(labels, classes):
+    """As many labels as classes, as MindSpore's own operator wants them."""
+    missing = classes - labels.shape[-1]
+    if missing < 0:
+        raise ValueError(
+            f"MindSpore's own operator takes no more labels than classes, {classes}, but got shape {labels.shape}."
+        )
+    if missing == 0:
+        return labels
+    return ops.cat((labels, ops.full((*labels.shape[:-1], missing), -1, dtype=labels.dtype)), -1)

@@ -4,7 +4,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from mindspore_mlml import (
+    MultilabelMarginLoss,
+    MultilabelMarginLossFromLabels,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+)
 from reference import loss_and_gradient
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -27,6 +32,13 @@ class FunctionNet(nn.Cell):
         return multilabel_margin_loss(input, target, self.reduction)
 
 
+class FunctionFromLabelsNet(FunctionNet):
+    """The same for the function that takes short rows of labels."""
+
+    def construct(self, input, labels):
+        return multilabel_margin_loss_from_labels(input, labels, self.reduction)
+
+
 class GradientNet(nn.Cell):
     """The gradient of the loss of ``net`` for the output gradient ``dout``."""
 
@@ -40,6 +52,7 @@ class GradientNet(nn.Cell):
 
 
 FORMS = {"function": FunctionNet, "cell": MultilabelMarginLoss}
+FORMS_FROM_LABELS = {"function": FunctionFromLabelsNet, "cell": MultilabelMarginLossFromLabels}
 
 
 def run_loss(input, target, reduction="mean", form="function"):

@@ -10,7 +10,7 @@ from mindspore import Tensor
 
 import mindspore_mlml
 from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, run_loss
-from mindspore_mlml import functional, loss
+from mindspore_mlml import _patch, functional, labels, losses
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,7 +56,7 @@ def test_output_is_a_tensor_of_the_input_dtype_and_the_documented_shape(mode, fo
         assert output.dtype == (ms.float16 if dtype == np.float16 else ms.float32)
 
 
-@pytest.mark.parametrize("module", [functional, loss])
+@pytest.mark.parametrize("module", [functional, losses, labels, _patch])
 def test_docstring_examples_run(module):
     failures, tests = doctest.testmod(module)
     assert tests > 0

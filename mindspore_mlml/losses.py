@@ -2,7 +2,7 @@
 
 from mindspore import Tensor, nn
 
-from mindspore_mlml.functional import multilabel_margin_loss
+from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
 
 
 class MultilabelMarginLoss(nn.LossBase):
@@ -47,10 +47,11 @@ class MultilabelMarginLoss(nn.LossBase):
         ValueError: If shape of `x` is not the same as `target`.
         ValueError: If the number of classes is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
-        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
+            sample's loss and gradient are NaN instead.
 
     Supported Platforms:
-        ``CPU``
+        ``Ascend`` ``GPU`` ``CPU``
 
     Examples:
         >>> import mindspore as ms
@@ -70,3 +71,56 @@ class MultilabelMarginLoss(nn.LossBase):
 
     def construct(self, x: Tensor, target: Tensor) -> Tensor:
         return multilabel_margin_loss(x, target, self.reduction)
+
+
+class MultilabelMarginLossFromLabels(nn.LossBase):
+    r"""
+    The loss of :class:`mindspore_mlml.MultilabelMarginLoss` from short rows of labels.
+
+    See :func:`mindspore_mlml.multilabel_margin_loss_from_labels`.
+
+    Args:
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+
+    Inputs:
+        - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
+          size and :math:`C` is the number of classes. Data type must be float16 or float32.
+        - **labels** (Tensor) - Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`.
+          In each row, the first negative value ends the list. Data type must be int32.
+
+    Outputs:
+        Tensor of the dtype of `x`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an `x` of
+        shape :math:`(C)`. Otherwise, its shape is :math:`()`.
+
+    Raises:
+        TypeError: If `x` or `labels` is not a Tensor.
+        TypeError: If dtype of `x` is neither float16 nor float32.
+        TypeError: If dtype of `labels` is not int32.
+        ValueError: If length of shape of `x` is neither 1 nor 2.
+        ValueError: If `labels` has not as many dimensions and rows as `x`.
+        ValueError: If the number of classes or of columns of `labels` is 0.
+        ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+        RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import numpy as np
+        >>> from mindspore_mlml import MultilabelMarginLossFromLabels
+        >>> loss = MultilabelMarginLossFromLabels()
+        >>> x = ms.Tensor(np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]]), ms.float32)
+        >>> labels = ms.Tensor(np.array([[0, 3], [2, -1]]), ms.int32)
+        >>> output = loss(x, labels)
+        >>> print(output)
+        0.7625
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.reduction = reduction
+
+    def construct(self, x: Tensor, labels: Tensor) -> Tensor:
+        return multilabel_margin_loss_from_labels(x, labels, self.reduction)

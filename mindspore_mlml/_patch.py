@@ -1,0 +1,54 @@
+"""The loss under MindSpore's own names."""
+
+import sys
+
+from mindspore_mlml.functional import multilabel_margin_loss
+from mindspore_mlml.losses import MultilabelMarginLoss
+
+_REPLACEMENTS = {
+    "mindspore.ops": {"multilabel_margin_loss": multilabel_margin_loss},
+    "mindspore.nn": {"MultilabelMarginLoss": MultilabelMarginLoss},
+}
+
+
+class patch:  # noqa: N801 (it is called like a function)
+    """
+    Puts this package's loss in place of MindSpore's: `mindspore.ops.multilabel_margin_loss` and
+    `mindspore.nn.MultilabelMarginLoss`, wherever MindSpore has them.
+
+    A plain call replaces them for good; as a context manager it restores what was there. Calls may be repeated and
+    nested. What was imported by name before the call stays what it was.
+
+    Examples:
+        >>> import mindspore_mlml
+        >>> from mindspore import ops
+        >>> with mindspore_mlml.patch():
+        ...     print(ops.multilabel_margin_loss is mindspore_mlml.multilabel_margin_loss)
+        True
+        >>> print(ops.multilabel_margin_loss is mindspore_mlml.multilabel_margin_loss)
+        False
+    """
+
+    def __init__(self) -> None:
+        self._replaced = []
+        for documented, names in _REPLACEMENTS.items():
+            for name, replacement in names.items():
+                self._replace(name, getattr(sys.modules[documented], name), replacement, documented)
+
+    def _replace(self, name, original, replacement, package):
+        """Replaces the name in each module of the package that has the original under it."""
+        modules = [
+            module
+            for module_name, module in list(sys.modules.items())
+            if (module_name == package or module_name.startswith(package + ".")) and vars(module).get(name) is original
+        ]
+        for module in modules:
+            self._replaced.append((module, name, original))
+            setattr(module, name, replacement)
+
+    def __enter__(self) -> "patch":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for module, name, original in self._replaced:
+            setattr(module, name, original)

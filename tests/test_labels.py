@@ -1,0 +1,269 @@
+"""Labels as people hold them: conversions, checks, and the loss from short rows of labels."""
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from mindspore import Tensor
+
+from aot import Kernel
+from helpers import DTYPES, EXAMPLE_INPUT, FORMS, FORMS_FROM_LABELS, REDUCTIONS, GradientNet, random_batch
+from measure import extra_memory
+from mindspore_mlml import (
+    check_target,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+    targets_from_lists,
+    targets_from_multi_hot,
+)
+from mindspore_mlml._backends import LIBRARIES
+from reference import loss_and_gradient
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The loss from labels
+
+
+def narrow(target, most):
+    """The first columns of a target, which has no more targets in a row."""
+    return np.ascontiguousarray(target[..., :most])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("rows", "classes", "most"), [(5, 9, 1), (4, 40, 7), (2, 3000, 300), (None, 70, 5)])
+def test_it_equals_the_loss_of_the_padded_target_bit_for_bit(mode, rng, form, dtype, reduction, rows, classes, most):
+    input, target = random_batch(rng, rows or 1, classes, most, dtype)
+    if rows is None:
+        input, target = input[0], target[0]
+    padded, labels = FORMS[form](reduction), FORMS_FROM_LABELS[form](reduction)
+    x, y, k = Tensor(input), Tensor(target), Tensor(narrow(target, most))
+    expected = padded(x, y)
+    loss = labels(x, k)
+    assert loss.shape == expected.shape
+    assert loss.dtype == expected.dtype
+    assert loss.asnumpy().tobytes() == expected.asnumpy().tobytes()
+    dout = Tensor(rng.standard_normal(expected.shape).astype(dtype))
+    gradients = [GradientNet(net)(x, t, dout).asnumpy() for net, t in ((padded, y), (labels, k))]
+    assert gradients[0].tobytes() == gradients[1].tobytes()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_there_may_be_more_labels_than_classes(mode, form):
+    """A class may be repeated, so that a row has more labels than there are classes."""
+    input = EXAMPLE_INPUT[:1]
+    labels = np.array([[1, 1, 2, 1, 1, 2, -1, 7]], np.int32)
+    net = FORMS_FROM_LABELS[form]("mean")
+    loss, gradient = loss_and_gradient(input, labels)
+    np.testing.assert_allclose(net(Tensor(input), Tensor(labels)).asnumpy(), loss, rtol=1e-6)
+    actual = GradientNet(net)(Tensor(input), Tensor(labels), Tensor(1.0, ms.float32)).asnumpy()
+    np.testing.assert_allclose(actual, gradient, rtol=1e-6)
+
+
+def test_dynamic_shapes_of_labels(mode, rng):
+    net = FORMS_FROM_LABELS["cell"]("mean")
+    net.set_inputs(Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32))
+    for rows, classes, most in ((2, 5, 1), (6, 33, 4), (3, 2000, 9)):
+        input, target = random_batch(rng, rows, classes, most)
+        loss = net(Tensor(input), Tensor(narrow(target, most))).asnumpy()
+        np.testing.assert_allclose(loss, loss_and_gradient(input, target)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_its_errors_name_the_function_and_the_value(mode, form):
+    net = FORMS_FROM_LABELS[form]("mean")
+    x, y = Tensor(EXAMPLE_INPUT), Tensor(np.zeros((2, 3), np.int32))
+    for arguments, kind, message in (
+        ((3.5, y), TypeError, "'input' must be a Tensor, but got 3.5"),
+        ((x, [[1]]), TypeError, "'labels' must be a Tensor, but got"),
+        ((x.astype(ms.float64), y), TypeError, "'input' must be float16 or float32, but got Float64"),
+        ((x, y.astype(ms.int64)), TypeError, "'labels' must be int32, but got Int64"),
+        ((x.reshape((2, 2, 2)), y), ValueError, "rank of 'input' must be 1 or 2, but got shape .2, 2, 2."),
+        (
+            (x, Tensor(np.zeros((3, 3), np.int32))),
+            ValueError,
+            "rows as 'input', whose shape is .2, 4., but got shape .3, 3.",
+        ),
+        ((x, Tensor(np.zeros(4, np.int32))), ValueError, "rows as 'input', whose shape is .2, 4., but got shape .4,."),
+        (
+            (x, Tensor(np.zeros((2, 0), np.int32))),
+            ValueError,
+            "must have a label or a negative value, but got shape .2, 0.",
+        ),
+        (
+            (Tensor(np.zeros((2, 0), np.float32)), y),
+            ValueError,
+            "number of classes must be positive, but got shape .2, 0.",
+        ),
+    ):
+        with pytest.raises(kind, match=message) as error:
+            net(*arguments)
+        assert "For 'multilabel_margin_loss_from_labels'" in str(error.value)
+
+
+def test_a_label_out_of_range_is_named():
+    with pytest.raises(RuntimeError, match=r"less than the number of classes, 4, but got target\[1\]\[0\] = 4"):
+        multilabel_margin_loss_from_labels(Tensor(EXAMPLE_INPUT), Tensor(np.array([[0], [4]], np.int32))).asnumpy()
+
+
+def test_no_memory_for_a_target_of_all_classes(rng):
+    """At (64, 205443) a padded target is 53 MB."""
+    rows, classes = 64, 205443
+    input = rng.standard_normal((rows, classes), np.float32)
+    labels = rng.integers(0, classes, (rows, 5)).astype(np.int32)
+    loss, gradient, dout = np.zeros((), np.float32), np.zeros_like(input), np.ones((), np.float32)
+    forward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossMean").prepare(input, labels, loss)
+    backward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradMean").prepare(input, labels, dout, gradient)
+
+    def run():
+        forward()
+        backward()
+
+    run()
+    assert extra_memory(run) < rows * classes
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Conversions
+
+
+@given(hnp.arrays(st.sampled_from([np.bool_, np.uint8, np.int64, np.float32]), (3, 7), elements=st.integers(0, 1)))
+def test_targets_from_multi_hot_lists_the_ones_in_order(multi_hot):
+    target = targets_from_multi_hot(multi_hot)
+    assert target.dtype == np.int32
+    assert target.shape == multi_hot.shape
+    for row, labels in zip(multi_hot, target):
+        ones = np.flatnonzero(row)
+        np.testing.assert_array_equal(labels[: ones.size], ones)
+        assert (labels[ones.size :] == -1).all()
+    np.testing.assert_array_equal(targets_from_multi_hot(multi_hot[0]), target[0])
+
+
+@given(st.lists(st.lists(st.integers(0, 8), unique=True)))
+def test_targets_from_lists_keeps_the_order_and_pads(lists):
+    target = targets_from_lists(lists, 9)
+    assert target.dtype == np.int32
+    assert target.shape == (len(lists), 9)
+    for classes, labels in zip(lists, target):
+        assert labels[: len(classes)].tolist() == classes
+        assert (labels[len(classes) :] == -1).all()
+
+
+def test_both_give_the_same_loss(rng):
+    multi_hot = rng.random((5, 12)) < 0.3
+    lists = [np.flatnonzero(row) for row in multi_hot]
+    x = Tensor(rng.standard_normal((5, 12)).astype(np.float32))
+    most = max(map(len, lists))
+    losses = {
+        multilabel_margin_loss(x, Tensor(targets_from_multi_hot(multi_hot))).asnumpy().tobytes(),
+        multilabel_margin_loss(x, Tensor(targets_from_lists(lists, 12))).asnumpy().tobytes(),
+        multilabel_margin_loss_from_labels(x, Tensor(targets_from_lists(lists, 12, most))).asnumpy().tobytes(),
+    }
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize("bad", [2, -1, 0.5, np.nan])
+def test_a_value_that_is_neither_0_nor_1_is_named(bad):
+    multi_hot = np.zeros((2, 3), np.float32)
+    multi_hot[1, 2] = bad
+    with pytest.raises(ValueError, match=r"must be 0 or 1, but got multi_hot\[1\]\[2\] = ") as error:
+        targets_from_multi_hot(multi_hot)
+    assert str(np.float32(bad)) in str(error.value)
+    with pytest.raises(ValueError, match=r"multi_hot\[2\] = "):
+        targets_from_multi_hot(multi_hot[1])
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2, 2)])
+def test_multi_hot_has_one_or_two_dimensions(shape):
+    with pytest.raises(ValueError, match="rank of 'multi_hot' must be 1 or 2, but got shape"):
+        targets_from_multi_hot(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ([[0], [1, 4]], r"from 0 to 3, but got class_lists\[1\]\[1\] = 4"),
+        ([[-1]], r"from 0 to 3, but got class_lists\[0\]\[0\] = -1"),
+        ([1, 2, 9], r"from 0 to 3, but got class_lists\[2\] = 9"),
+        ([[0], [1, 2, 1]], r"twice, but got class_lists\[1\]\[2\] = 1 again"),
+        ([[0.5]], r"class_lists\[0\] must be a list of integers, but got \[0.5\]"),
+        ([["a"]], r"class_lists\[0\] must be a list of integers, but got"),
+        ([[True]], r"class_lists\[0\] must be a list of integers, but got"),
+        ([[0, 1, 2, 3, 0]], r"class_lists\[0\] must not be longer than 4, but got 5 classes"),
+    ],
+)
+def test_a_list_that_is_wrong_is_named(lists, message):
+    with pytest.raises(ValueError, match=message):
+        targets_from_lists(lists, 4)
+
+
+def test_a_list_must_fit_the_row():
+    with pytest.raises(ValueError, match=r"class_lists\[1\] must not be longer than 2, but got 3 classes"):
+        targets_from_lists([[0], [1, 2, 3]], 4, num_labels=2)
+
+
+def test_a_single_list_becomes_a_single_row():
+    assert targets_from_lists([2, 0], 4).tolist() == [2, 0, -1, -1]
+    assert targets_from_lists(np.array([2, 0]), 4).tolist() == [2, 0, -1, -1]
+    assert targets_from_lists(np.array([], np.int64), 4).tolist() == [-1, -1, -1, -1]
+    assert targets_from_lists([[]], 2).tolist() == [[-1, -1]]
+    assert targets_from_lists([], 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("in_processes", [False, True])
+def test_they_are_map_operations_of_a_dataset(rng, in_processes):
+    multi_hot = (rng.random((24, 6)) < 0.3).astype(np.uint8)
+    lists = [np.flatnonzero(row) for row in multi_hot]
+    features = rng.standard_normal((24, 6)).astype(np.float32)
+
+    def make():
+        yield from zip(features, multi_hot, lists)
+
+    def to_row(classes):
+        return check_target(targets_from_lists(classes, 6), 6)
+
+    data = ds.GeneratorDataset(make, ["features", "multi_hot", "list"], shuffle=False)
+    options = {"num_parallel_workers": 2, "python_multiprocessing": in_processes}
+    data = data.map(targets_from_multi_hot, ["multi_hot"], **options).map(to_row, ["list"], **options).batch(8)
+    seen = 0
+    for x, from_multi_hot, from_list in data.create_tuple_iterator():
+        rows = slice(seen, seen + 8)
+        np.testing.assert_array_equal(from_multi_hot.asnumpy(), from_list.asnumpy())
+        expected = loss_and_gradient(features[rows], targets_from_multi_hot(multi_hot[rows]))[0]
+        np.testing.assert_allclose(multilabel_margin_loss(x, from_list).asnumpy(), expected, rtol=1e-6)
+        seen += 8
+    assert seen == 24
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def test_check_target_returns_what_is_right():
+    target = np.array([[3, 0, -1, 99], [-5, 99, 99, 99]], np.int32)
+    assert check_target(target, 4) is target
+    tensor = Tensor(target)
+    assert check_target(tensor, 4) is tensor
+
+
+def test_check_target_names_every_bad_row():
+    target = np.full((100, 5), -1, np.int32)
+    target[7] = [0, 1, 50, 60, -1]
+    target[42] = [-1, 50, 50, 50, 50]  # behind the end
+    target[99] = [2**31 - 1, 0, 0, 0, 0]
+    for given_target in (target, Tensor(target)):
+        with pytest.raises(ValueError, match="classes, 50, but got 2 bad rows") as error:
+            check_target(given_target, 50)
+        assert str(error.value).endswith(": target[7][2] = 50, target[99][0] = 2147483647.")
+    with pytest.raises(ValueError, match=r"1 bad row: target\[2\] = 50\."):
+        check_target(target[7], 50)
+
+
+def test_check_target_wants_int32_of_one_or_two_dimensions():
+    with pytest.raises(TypeError, match="must be int32, but got int64"):
+        check_target(np.zeros((2, 2), np.int64), 4)
+    with pytest.raises(ValueError, match="rank of 'target' must be 1 or 2, but got shape"):
+        check_target(np.zeros((), np.int32), 4)
