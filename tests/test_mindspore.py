@@ -1,0 +1,457 @@
+"""What MindSpore does with an operator of its own works with this one: in both modes, as a function and as a Cell."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+import mindspore_mlml
+from helpers import FORMS, REDUCTIONS, GradientNet, random_batch
+from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from reference import loss_and_gradient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+UNKNOWN = {2: [None, None], 1: [None]}
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+def batch_of(rng, shape, most=5):
+    """A random batch of shape (N, C), or a row of shape (C,)."""
+    input, target = random_batch(rng, shape[0] if len(shape) == 2 else 1, shape[-1], most)
+    return input.reshape(shape), target.reshape(shape)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=2e-6, atol=1e-7)
+    assert actual.shape == np.shape(expected)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Dynamic shapes
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("unknown", "shapes"),
+    [
+        ([None, None], [(2, 4), (7, 33), (1, 1), (3, 5000), (2, 4)]),
+        ([None, 33], [(2, 33), (5, 33)]),
+        ([3, None], [(3, 4), (3, 900)]),
+        ([None], [(4,), (700,)]),
+    ],
+)
+def test_dynamic_shapes(mode, rng, form, reduction, unknown, shapes):
+    net = FORMS[form](reduction)
+    net.set_inputs(Tensor(shape=unknown, dtype=ms.float32), Tensor(shape=unknown, dtype=ms.int32))
+    for shape in shapes:
+        input, target = batch_of(rng, shape)
+        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradient_with_dynamic_shapes(mode, rng, form, reduction):
+    net = GradientNet(FORMS[form](reduction))
+    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
+    net.set_inputs(*unknown, Tensor(shape=[], dtype=ms.float32))
+    for shape in ((2, 4), (7, 33), (3, 5000)):
+        input, target = batch_of(rng, shape)
+        gradient = net(Tensor(input), Tensor(target), Tensor(2.0, ms.float32))
+        close(gradient, loss_and_gradient(input, target, reduction, 2)[1])
+
+
+def test_gradient_of_row_losses_with_dynamic_shapes(mode, rng, form):
+    """A dout of dynamic shape is MindSpore's limit (see below), so the row losses are weighted within the network."""
+
+    class Weighted(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.loss = FORMS[form]("none")
+
+        def construct(self, input, target, weight):
+            return (self.loss(input, target) * weight).sum()
+
+    class Gradient(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.net = Weighted()
+            self.grad = ops.GradOperation()
+
+        def construct(self, input, target, weight):
+            return self.grad(self.net)(input, target, weight)
+
+    net = Gradient()
+    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
+    net.set_inputs(*unknown, Tensor(shape=[None], dtype=ms.float32))
+    for shape in ((2, 4), (7, 33)):
+        input, target = batch_of(rng, shape)
+        weight = rng.standard_normal(shape[0]).astype(np.float32)
+        gradient = net(Tensor(input), Tensor(target), Tensor(weight))
+        close(gradient, loss_and_gradient(input, target, "none", weight)[1])
+
+
+def test_mindspore_refuses_an_output_gradient_of_dynamic_shape_in_graph_mode():
+    net = GradientNet(FORMS["function"]("none"))
+    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
+    net.set_inputs(*unknown, Tensor(shape=[None], dtype=ms.float32))
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        with pytest.raises(ValueError, match="shape of sense must not be dynamic shape"):
+            net(
+                Tensor(np.zeros((2, 4), np.float32)), Tensor(np.zeros((2, 4), np.int32)), Tensor(np.ones(2, np.float32))
+            )
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_jit_with_dynamic_shapes(rng, form):
+    net = FORMS[form]("mean")
+
+    @ms.jit(dynamic=1)
+    def run(input, target):
+        return net(input, target)
+
+    for shape in ((2, 4), (7, 33), (3, 50), (4, 44)):
+        input, target = batch_of(rng, shape)
+        close(run(Tensor(input), Tensor(target)), loss_and_gradient(input, target)[0])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_dynamic_rank(mode, rng, form, reduction):
+    net = FORMS[form](reduction)
+    net.set_inputs(Tensor(shape=None, dtype=ms.float32), Tensor(shape=None, dtype=ms.int32))
+    for shape in ((3, 6), (6,)):
+        input, target = batch_of(rng, shape)
+        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
+
+
+@pytest.mark.parametrize("shapes", [((2, 4), (2, 5)), ((2, 4), (3, 4))])
+def test_shapes_that_differ_are_an_error_with_dynamic_shapes_too(mode, form, shapes):
+    net = FORMS[form]("mean")
+    net.set_inputs(Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32))
+    with pytest.raises(ValueError, match="'target' must be the same as that of 'input'"):
+        net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Derivatives
+
+
+class OfInput(nn.Cell):
+    """The loss as a function of the input alone: MindSpore's jacfwd cannot join inputs of two dtypes."""
+
+    def __init__(self, net, target):
+        super().__init__()
+        self.net = net
+        self.target = target
+
+    def construct(self, input):
+        return self.net(input, self.target)
+
+
+def jacobian(input, target):
+    """The derivatives of the row losses by the input."""
+    rows, classes = input.shape
+    expected = np.zeros((rows, rows, classes))
+    for row in range(rows):
+        expected[row, row] = loss_and_gradient(input[row], target[row])[1]
+    return expected
+
+
+def test_vjp(mode, rng, form):
+    input, target = batch_of(rng, (3, 6))
+    loss, pull_back = ms.vjp(OfInput(FORMS[form]("mean"), Tensor(target)), Tensor(input))
+    expected_loss, gradient = loss_and_gradient(input, target)
+    close(loss, expected_loss)
+    result = pull_back(Tensor(2.0, ms.float32))
+    close(result[0] if isinstance(result, tuple) else result, 2 * gradient)
+
+
+def test_jvp(mode, rng, form):
+    input, target = batch_of(rng, (3, 6))
+    tangent = rng.standard_normal((3, 6)).astype(np.float32)
+    loss, result = ms.jvp(OfInput(FORMS[form]("mean"), Tensor(target)), Tensor(input), Tensor(tangent))
+    expected_loss, gradient = loss_and_gradient(input, target)
+    close(loss, expected_loss)
+    np.testing.assert_allclose(result.asnumpy(), (gradient * tangent).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("transform", [ms.jacrev, ms.jacfwd])
+def test_jacobians(mode, rng, form, transform):
+    input, target = batch_of(rng, (3, 6))
+    close(transform(OfInput(FORMS[form]("none"), Tensor(target)))(Tensor(input)), jacobian(input, target))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("of_gradient", [False, True])
+def test_vmap_over_a_leading_axis(mode, rng, form, jit, of_gradient):
+    inputs, targets = (np.stack(arrays) for arrays in zip(*[batch_of(rng, (3, 6)) for _ in range(4)]))
+    net = FORMS[form]("mean")
+    mapped = ms.vmap(ms.grad(net) if of_gradient else net, in_axes=0)
+
+    def run(input, target):
+        return mapped(input, target)
+
+    result = (ms.jit(run) if jit else run)(Tensor(inputs), Tensor(targets))
+    close(result, [loss_and_gradient(*pair)[1 if of_gradient else 0] for pair in zip(inputs, targets)])
+
+
+def test_vmap_over_another_axis_with_one_target(mode, rng, form):
+    _, target = batch_of(rng, (3, 6))
+    inputs = rng.standard_normal((3, 4, 6)).astype(np.float32)
+    result = ms.vmap(FORMS[form]("mean"), in_axes=(1, None))(Tensor(inputs), Tensor(target))
+    close(result, [loss_and_gradient(inputs[:, i], target)[0] for i in range(4)])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Inputs that are not plain
+
+
+def test_inputs_that_are_views(mode, rng, form):
+    """Transposed, sliced and strided tensors; in PyNative they share the memory of others."""
+    input, target = batch_of(rng, (12, 12))
+    net = FORMS[form]("mean")
+    x, y = Tensor(input), Tensor(target)
+    square = np.arange(144).reshape(12, 12) % 12  # valid targets whatever the view
+    z = Tensor(square.astype(np.int32))
+    for view in (
+        lambda a: a.T,
+        lambda a: a[3:9],
+        lambda a: a[:, 2:8],
+        lambda a: a[::2, ::3],
+        lambda a: a[5],
+        lambda a: a[:, 4],
+    ):
+        labels = view(square)
+        classes = labels.shape[-1]
+        wanted = np.where(labels < classes, labels, -1).astype(np.int32)
+        masked = ops.select(view(z) < classes, view(z), ops.full_like(view(z), -1))
+        close(net(view(x), masked), loss_and_gradient(view(input), wanted)[0])
+    close(net(x[2:4], y[2:4]), loss_and_gradient(input[2:4], target[2:4])[0])
+
+
+def test_inputs_that_are_parameters(mode, rng, form):
+    input, target = batch_of(rng, (3, 6))
+
+    class Net(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.scores = Parameter(Tensor(input), name="scores")
+            self.target = Parameter(Tensor(target), name="target", requires_grad=False)
+            self.loss = FORMS[form]("mean")
+
+        def construct(self):
+            return self.loss(self.scores, self.target)
+
+    net = Net()
+    expected_loss, gradient = loss_and_gradient(input, target)
+    close(net(), expected_loss)
+    (of_scores,) = ms.grad(net, None, net.trainable_params())()
+    close(of_scores, gradient)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mixed precision
+
+
+class Network(nn.Cell):
+    """A layer and the loss of its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Dense(5, 8)
+        self.loss = MultilabelMarginLoss()
+
+    def construct(self, features, target):
+        return self.loss(self.dense(features), target)
+
+
+def training_data(rng):
+    features = rng.standard_normal((16, 5)).astype(np.float32)
+    _, target = batch_of(rng, (16, 8))
+    return features, target, ds.NumpySlicesDataset({"x": features, "y": target}, shuffle=False).batch(8)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3", "auto"])
+def test_amp_levels_of_model(mode, rng, level, scaled):
+    if level == "O2" and not scaled:
+        pytest.skip("on a CPU, MindSpore's O2 needs a FixedLossScaleManager(drop_overflow_update=False)")
+    features, target, data = training_data(rng)
+    network = nn.Dense(5, 8)
+    before = loss_and_gradient(network(Tensor(features)).asnumpy(), target)[0]
+    manager = ms.amp.FixedLossScaleManager(1024.0, drop_overflow_update=False) if scaled else None
+    optimizer = nn.SGD(network.trainable_params(), 0.1, loss_scale=1024.0 if scaled else 1.0)
+    model = ms.train.Model(network, MultilabelMarginLoss(), optimizer, amp_level=level, loss_scale_manager=manager)
+    model.train(3, data, dataset_sink_mode=False)
+    after = loss_and_gradient(network(Tensor(features).astype(network.weight.dtype)).asnumpy(), target)[0]
+    assert after < before
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3", "auto"])
+def test_auto_mixed_precision(mode, rng, level, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])  # to which MindSpore adds folders of its own
+    features, target, _ = training_data(rng)
+    network = Network()
+    scores = features @ network.dense.weight.asnumpy().T + network.dense.bias.asnumpy()
+    expected = loss_and_gradient(scores, target)[0]
+    mixed = ms.amp.auto_mixed_precision(network, level)
+    loss = mixed(Tensor(features), Tensor(target))
+    np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-2)
+
+
+def test_dynamic_loss_scaling(rng):
+    features, target, _ = training_data(rng)
+    network = Network()
+    scaler = ms.amp.DynamicLossScaler(scale_value=1024, scale_factor=2, scale_window=10)
+
+    def forward(x, y):
+        return scaler.scale(network(x, y))
+
+    step = ms.value_and_grad(forward, None, network.trainable_params())
+    loss, gradients = step(Tensor(features), Tensor(target))
+    plain_loss, plain = ms.value_and_grad(network, None, network.trainable_params())(Tensor(features), Tensor(target))
+    close(scaler.unscale(loss), plain_loss.asnumpy())
+    for scaled, expected in zip(scaler.unscale(gradients), plain):
+        np.testing.assert_allclose(scaled.asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-7)
+    assert ms.amp.all_finite(gradients)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files, threads, processes
+
+
+def run_script(script, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        check=False,
+    )
+
+
+LOAD = """
+    import sys
+    import mindspore as ms, numpy as np
+    from mindspore import Tensor, nn
+    ms.set_context(mode=ms.GRAPH_MODE)
+    assert "mindspore_mlml" not in sys.modules
+    data = np.load("data.npz")
+    net = nn.GraphCell(ms.load("net.mindir"))
+    print(repr(float(net(Tensor(data["features"]), Tensor(data["target"])).asnumpy())))
+"""
+
+
+def test_mindir_is_loaded_by_a_fresh_process_and_names_a_library_that_has_moved(rng, tmp_path):
+    features, target, _ = training_data(rng)
+    np.savez(tmp_path / "data.npz", features=features, target=target)
+    package = Path(mindspore_mlml.__file__).parent
+    shutil.copytree(package, tmp_path / "old" / "mindspore_mlml", ignore=shutil.ignore_patterns("__pycache__"))
+    export = """
+        import mindspore as ms, numpy as np
+        from mindspore import Tensor
+        from test_mindspore import Network
+        data = np.load("data.npz")
+        net, arguments = Network(), [Tensor(data["features"]), Tensor(data["target"])]
+        ms.set_context(mode=ms.GRAPH_MODE)
+        ms.export(net, *arguments, file_name="net", file_format="MINDIR")
+        print(repr(float(net(*arguments).asnumpy())))
+    """
+    paths = [str(tmp_path / "old"), str(Path(__file__).parent), str(Path(__file__).parent.parent / "benchmarks")]
+    exported = run_script(export, tmp_path, PYTHONPATH=os.pathsep.join(paths))
+    assert exported.returncode == 0, exported.stderr
+    loaded = run_script(LOAD, tmp_path)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout == exported.stdout
+
+    # The library moves: MindSpore names the place where it was, and a link there is enough.
+    expected = tmp_path / "old" / "mindspore_mlml" / "_cpu.so"
+    (tmp_path / "new").mkdir()
+    expected.rename(tmp_path / "new" / "_cpu.so")
+    moved = run_script(LOAD, tmp_path)
+    assert moved.returncode != 0
+    assert f"couldn't find the AOT binary file: {expected}" in moved.stderr
+    expected.symlink_to(tmp_path / "new" / "_cpu.so")
+    assert run_script(LOAD, tmp_path).stdout == exported.stdout
+
+
+def test_several_python_threads_may_call_at_once(rng):
+    """Without gradients: MindSpore's automatic differentiation fails in several threads, of x * x too."""
+    batches = [batch_of(rng, (4, 300), most=20) for _ in range(4)]
+
+    def work(pair):
+        x, y = Tensor(pair[0]), Tensor(pair[1])
+        return {float(multilabel_margin_loss(x, y).asnumpy()) for _ in range(30)}
+
+    with ThreadPoolExecutor(4) as pool:
+        for pair, losses in zip(batches, pool.map(work, batches)):
+            assert len(losses) == 1
+            np.testing.assert_allclose(losses.pop(), loss_and_gradient(*pair)[0], rtol=2e-6)
+
+
+FORK = """
+    import os, sys, time
+    import mindspore as ms, numpy as np
+    from mindspore import Tensor
+    from mindspore_mlml import multilabel_margin_loss
+    ms.set_context(pynative_synchronize=True)
+    input, target = Tensor(np.ones((3, 40000), np.float32)), Tensor(np.zeros((3, 40000), np.int32))
+    expected = float(multilabel_margin_loss(input, target).asnumpy())
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if float(multilabel_margin_loss(input, target).asnumpy()) == expected else 1)
+    for _ in range(300):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            print("child ended with", status)
+            sys.exit()
+        time.sleep(0.1)
+    os.kill(child, 9)
+    print("child hangs")
+"""
+
+
+def test_a_forked_child_may_call_after_its_parent(tmp_path):
+    """With pynative_synchronize: without it, MindSpore hangs in the child with any operator, x * 2 included."""
+    result = run_script(FORK, tmp_path)
+    assert "child ended with 0" in result.stdout, result.stdout + result.stderr
+
+
+def loss_in_child(arrays):
+    return float(multilabel_margin_loss(*map(Tensor, arrays)).asnumpy())
+
+
+def test_a_spawned_process_may_call_after_its_parent(rng):
+    arrays = batch_of(rng, (3, 50))
+    here = loss_in_child(arrays)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply_async(loss_in_child, (arrays,)).get(timeout=120) == here
+
+
+def test_two_processes_train_to_the_weights_of_one(tmp_path):
+    example = str(EXAMPLES / "data_parallel.py")
+    port = str(20000 + os.getpid() % 20000)
+    launch = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--join=True"]
+    launch += [f"--master_port={port}", "--log_dir=log", example, "--save", "two.npz"]
+    for command in ([sys.executable, example, "--save", "one.npz"], launch):
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "process 1 of 2, epoch 5" in result.stdout
+    one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-5)
