@@ -24,7 +24,12 @@ from mindspore import Tensor, nn, ops  # noqa: E402
 
 from aot import Kernel  # noqa: E402
 from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
-from mindspore_mlml import _ops, multilabel_margin_loss  # noqa: E402
+from mindspore_mlml import (  # noqa: E402
+    _ops,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+    targets_from_lists,
+)
 from mindspore_mlml._backends import LIBRARIES, backends  # noqa: E402
 
 try:
@@ -218,6 +223,39 @@ print(extra_memory(forward), extra_memory(backward), input.nbytes)
     return rows
 
 
+def from_labels():
+    """Labels of shape (N, T) against a target of shape (N, C): the kernels, and the memory of a batch and a step."""
+    n, c, t = 256, 205443, 76
+    input, target = batch(n, c, t)
+    labels = np.ascontiguousarray(target[:, :t])
+    padded, narrow = kernels(input, target), kernels(input, labels)
+    functions = {"forward": narrow[0], "backward": narrow[1], "padded forward": padded[0], "padded backward": padded[1]}
+    times = interleaved_medians(functions, 4.0)
+    times["labels / padded, forward"] = times["forward"] / times["padded forward"]
+    times["labels / padded, backward"] = times["backward"] / times["padded backward"]
+    for form in ("labels", "padded"):
+        command = [sys.executable, __file__, "--memory", form]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        times[f"peak memory of a step, {form}"] = int(output.splitlines()[-1])
+    return times
+
+
+def measure_memory(form):
+    """The memory for the labels of a batch and a step with them, by how much the process grows at most."""
+    n, c, t = 256, 205443, 76
+    x = Tensor(np.ones((n, c), np.float32))
+    rows = [list(range(row, row + t)) for row in range(n)]
+    function = multilabel_margin_loss if form == "padded" else multilabel_margin_loss_from_labels
+    step = ms.jit(ms.value_and_grad(function))
+    step(x[:1], Tensor(targets_from_lists(rows[:1], c, None if form == "padded" else t)))[1].asnumpy()
+
+    def run():
+        y = Tensor(targets_from_lists(rows, c, None if form == "padded" else t))
+        [result.asnumpy() for result in step(x, y)]
+
+    print(extra_memory(run))
+
+
 def other_ratios():
     """float16 against float32, met margins against random scores, one long row with all threads against one."""
     rows = {}
@@ -338,9 +376,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--composition", choices=SHAPES, help=argparse.SUPPRESS)  # run in a process of its own
+    parser.add_argument("--memory", choices=["labels", "padded"], help=argparse.SUPPRESS)  # likewise
     arguments = parser.parse_args()
     if arguments.composition:
         measure_composition(arguments.composition)
+        return
+    if arguments.memory:
+        measure_memory(arguments.memory)
         return
 
     results = {"machine": machine(), "end to end": end_to_end()}
@@ -364,6 +406,8 @@ def main():
     print_table("Small calls, (8, 10, 3)", results["small calls"])
     results["extra memory"] = memory_of_kernels()
     print_table("Extra memory of forward and backward, N = 64, C = 205443, by T", results["extra memory"])
+    results["from labels"] = from_labels()
+    print_table("Labels of shape (256, 76) against a target of shape (256, 205443)", results["from labels"])
     results["other ratios"] = other_ratios()
     print_table("Other ratios", results["other ratios"])
 
