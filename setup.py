@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -50,7 +52,7 @@ class BuildKernels(build_ext):
 
     def run(self):
         if not any(ext.name.endswith("_cuda") for ext in self.extensions):  # that an earlier build left
-            for folder in (".", self.build_lib):
+            for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
                 Path(folder, self.get_ext_filename("mindspore_mlml._cuda")).unlink(missing_ok=True)
         super().run()
         self._install(KERNELS / "hybrid" / "multilabel_margin_loss.py", Path("mindspore_mlml", "_hybrid_kernels.py"))
@@ -64,25 +66,31 @@ class BuildKernels(build_ext):
             build_cuda(ext, library, self.compiler.compiler_cxx[0])
         else:
             self._build_cpu(ext, library)
-        # `python -m mindspore_mlml` in a checkout imports the package from there, not the installed one.
-        if not self.inplace:
-            shutil.copy(library, self.get_ext_filename(ext.name))
+        self._install(library, Path(self.get_ext_filename(ext.name)))
 
     def _install(self, source, to):
-        """Puts a file into the package, and into the package of the checkout."""
-        for folder in {Path("."), Path("." if self.inplace else self.build_lib)}:
-            shutil.copy(source, folder / to)
+        """Puts a file into the package, and into that of the checkout, which is what `python -m mindspore_mlml` imports
+        there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
+        folders = {Path("." if self.inplace else self.build_lib)}
+        if Path(self.build_lib).parts[0] == "build":
+            folders.add(Path("."))
+        for folder in folders:
+            if Path(folder, to).resolve() != Path(source).resolve():
+                Path(folder, to).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / to)
 
     def _build_cpu(self, ext, library):
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
             raise SystemExit(NO_COMPILER.format(compiler=compiler))
         rows = str(KERNELS / "cpu" / "row.cpp")
-        objects = self._compile(ext, [source for source in ext.sources if source != rows], self.build_temp, [])
+        others = [source for source in ext.sources if source != rows]
         # In this order: where the linker finds a function of the standard library in several of the objects, it takes
         # the first, which every processor must be able to run.
-        for level, flags in LEVELS.items():
-            objects += self._compile(ext, [rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *flags])
+        jobs = [(others, self.build_temp, [])]
+        jobs += [([rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *LEVELS[level]]) for level in LEVELS]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [name for names in pool.map(lambda job: self._compile(ext, *job), jobs) for name in names]
         self.compiler.link_shared_object(
             objects,
             str(library),
@@ -91,9 +99,8 @@ class BuildKernels(build_ext):
         )
 
     def _compile(self, ext, sources, output_dir, flags):
-        return self.compiler.compile(
-            sources, output_dir=str(output_dir), extra_postargs=[*FLAGS, *flags], depends=ext.depends
-        )
+        flags = [*FLAGS, *flags, *shlex.split(os.environ.get("CXXFLAGS", ""))]  # the user's last, so that they win
+        return self.compiler.compile(sources, output_dir=str(output_dir), extra_postargs=flags, depends=ext.depends)
 
 
 def find_nvcc():

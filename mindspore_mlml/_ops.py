@@ -7,6 +7,7 @@ Each kernel is registered twice. Where the shapes are known, Python functions in
 
 import ctypes
 import os
+import threading
 
 import mindspore as ms
 from mindspore import ops
@@ -44,6 +45,17 @@ class _InGraph(_compiled):
 
 
 in_graph = _InGraph()
+
+
+_turn = threading.Lock()
+os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+
+
+def in_turn(function, *arguments):
+    """Calls a function in PyNative. When several Python threads call at once, MindSpore confuses their arguments: seen
+    with ``ops.multi_margin_loss`` as well, on 2.7 and 2.10."""
+    with _turn:
+        return function(*arguments)
 
 
 def _loss_shape_none(input_shape, _):

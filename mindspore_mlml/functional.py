@@ -130,12 +130,14 @@ def _checked_loss(op, name, input, target, reduction):
         raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {input}.")
     if not isinstance(target, Tensor):
         raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {target}.")
-    check_arguments((op, name), input.shape, target.shape, (input.dtype, target.dtype), reduction)
-    return _loss(input, target, reduction)
+    if _ops.in_graph():
+        return _loss((op, name), input, target, reduction)
+    return _ops.in_turn(_loss, (op, name), input, target, reduction)
 
 
-def _loss(input, labels, reduction):
+def _loss(names, input, labels, reduction):
     """The loss by the kernel in use; its gradient by that of the operators in it."""
+    check_arguments(names, input.shape, labels.shape, (input.dtype, labels.dtype), reduction)
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore_loss(input, _pad(labels, input.shape[-1]), reduction)

@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Drives the CPU kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
+
+usage: python tools/fuzz_kernels.py [--seed S] [--cases N]
+
+Each case calls the forward and the backward kernel of a reduction through the AOT signature, without MindSpore, with
+guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
+anywhere in int32, NaN, infinities, denormals, large offsets, no rows, no classes, 1 to 8 threads, every instruction set
+that the processor has. The results are compared with the reference, and a target out of range must be named. On a
+failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from aot import Kernel  # noqa: E402
+from reference import loss_and_gradient  # noqa: E402
+
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
+LEVELS = ("baseline", "avx2", "avx512")
+REDUCTIONS = ("none", "mean", "sum")
+GUARD, POISON = 64, 0x5A
+
+SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80)
+MEDIUM = (127, 128, 129, 255, 256, 257, 511, 513, 1023, 1024, 1025, 1500, 2049)
+LARGE = (4100, 33000, 70001)
+TARGETS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 63, 64, 95, 96, 97, 127, 128, 255, 256, 300, 511, 513, 1100)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Cases
+
+
+def make_case(seed, index):
+    """A case as a dictionary of what can be saved and made smaller."""
+    rng = np.random.default_rng([seed, index])
+    kind = rng.choice(4, p=(0.05, 0.84, 0.1, 0.01))
+    classes = int(rng.choice(((0, 1), SMALL, MEDIUM, LARGE)[kind]))
+    rows = int(rng.integers(0, 5)) if kind < 2 else int(rng.integers(1, 3))
+    targets = min(int(rng.choice(TARGETS[:12] if kind == 3 else TARGETS)), classes)
+    labels = max(classes, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
+    dtype = rng.choice((np.float16, np.float32))
+    input = make_scores(rng, rows, classes, dtype)
+    target = rng.integers(-(2**31), 2**31, (rows, labels)).astype(np.int32)
+    if rng.integers(10) > 0:  # otherwise whatever stands there
+        for row in target:
+            count = min(targets, labels)
+            row[:count] = (
+                rng.integers(0, max(classes, 1), count) if rng.integers(2) else rng.permutation(classes)[:count]
+            )
+            if count < labels:
+                row[count] = -rng.integers(1, 2**31)
+            if count and rng.integers(40) == 0:
+                row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
+    reduction = REDUCTIONS[rng.integers(3)]
+    dout = np.asarray(rng.standard_normal(rows if reduction == "none" else ()), dtype)
+    return {
+        "input": input[0] if rows == 1 and rng.integers(2) else input,
+        "target": target,
+        "dout": dout,
+        "reduction": reduction,
+        "threads": int(rng.integers(1, 9)),
+        "offset": int(rng.integers(0, 4)),  # of the buffers, in elements: any alignment that the dtype has
+    }
+
+
+def make_scores(rng, rows, classes, dtype):
+    """Scores of one of many kinds."""
+    scores = rng.standard_normal((rows, classes))
+    kind = rng.integers(8)
+    largest = float(np.finfo(dtype).max)
+    if kind == 1:
+        scores = np.round(scores * 4) / 4  # ties
+    elif kind == 2:
+        scores = scores * 0.1 + rng.choice((-1, 1)) * 10.0 ** rng.integers(1, 9 if dtype == np.float32 else 4)
+    elif kind == 3:
+        scores *= float(np.finfo(dtype).smallest_normal)  # denormals
+    elif kind == 4:
+        scores = rng.uniform(-largest, largest, (rows, classes))
+    elif kind == 5:
+        scores = rng.choice((0.0, -0.0, 1.0, -1.0, largest, -largest), (rows, classes))
+    elif kind == 6:
+        scores[rng.random(scores.shape) < 0.3] = -np.inf  # masked classes
+    scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
+    if rng.integers(6) == 0 and scores.size:
+        where = rng.integers(rows), rng.integers(classes)
+        scores[where] = rng.choice((np.nan, np.inf, -np.inf))
+    return scores
+
+
+def expected_error(case):
+    """What the kernel must say, or None."""
+    input, target = np.atleast_2d(case["input"]), case["target"]
+    classes = case["input"].shape[-1]
+    if classes == 0:
+        return "the number of classes must be positive"
+    for row in range(len(input)):
+        for position, label in enumerate(target[row]):
+            if label < 0:
+                break
+            if label >= classes:
+                name = f"[{row}]" if case["input"].ndim == 2 else ""
+                return f"number of classes, {classes}, but got target{name}[{position}] = {label}."
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Running a case
+
+
+class Buffer:
+    """An array between guard bytes, at any alignment that its dtype has."""
+
+    def __init__(self, array, offset):
+        start = GUARD + offset * array.itemsize
+        self.bytes = np.full(array.nbytes + 2 * GUARD + start, POISON, np.uint8)
+        self.array = self.bytes[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+        self.outside = np.ones(self.bytes.size, bool)
+        self.outside[start : start + array.nbytes] = False
+
+    def is_intact(self):
+        return bool((self.bytes[self.outside] == POISON).all())
+
+
+class Runner:
+    """Runs cases with a library; ``catcher`` as in aot.Kernel."""
+
+    def __init__(self, library, catcher):
+        self.kernels = {
+            grad + reduction: Kernel(library, f"MultilabelMarginLoss{grad}{reduction.capitalize()}", catcher)
+            for grad in ("", "Grad")
+            for reduction in REDUCTIONS
+        }
+        self.set_threads = next(iter(self.kernels.values()))._library.MultilabelMarginLossSetThreads
+
+    def problem(self, case):
+        """What is wrong with the results of a case, or None."""
+        self.set_threads(case["threads"])
+        input = case["input"]
+        target = case["target"] if input.ndim == 2 else case["target"][0]
+        dout = case["dout"] if input.ndim == 2 or case["reduction"] != "none" else case["dout"].reshape(())
+        error = expected_error(case)
+        expected = (None, None) if error else loss_and_gradient(input, target, case["reduction"], dout)
+        shapes = (input.shape[:-1] if case["reduction"] == "none" else (), input.shape)
+        for grad, inputs, shape, wanted in (
+            ("", (input, target), shapes[0], expected[0]),
+            ("Grad", (input, target, dout), shapes[1], expected[1]),
+        ):
+            buffers = [Buffer(array, case["offset"]) for array in (*inputs, np.full(shape, 7, input.dtype))]
+            try:
+                self.kernels[grad + case["reduction"]].prepare(*[buffer.array for buffer in buffers])()
+                said = None
+            except RuntimeError as exception:
+                said = str(exception)
+            name = "backward" if grad else "forward"
+            if (said is None) != (error is None) or (error is not None and error not in said):
+                return f"{name}: the error is {said!r}, not {error!r}"
+            if not all(buffer.is_intact() for buffer in buffers):
+                return f"{name}: something was written beside a buffer"
+            if not all(b.array.tobytes() == a.tobytes() for b, a in zip(buffers, inputs)):
+                return f"{name}: an input was changed"
+            if error is None:
+                difference = self.difference(buffers[-1].array, wanted, case, bool(grad))
+                if difference:
+                    return f"{name}: {difference}"
+        return None
+
+    def difference(self, actual, expected, case, is_gradient):
+        """Where the result is not the expected one, or None."""
+        dtype = actual.dtype
+        tolerance = 2.0**-10 if dtype == np.float16 else 2.0**-21
+        absolute = float(np.finfo(dtype).smallest_subnormal)
+        if not is_gradient:
+            # 1 - p and each hinge are rounded to float32, which tells by the size of the scores, once a target.
+            finite = np.abs(case["input"][np.isfinite(case["input"])].astype(np.float64))
+            absolute += case["target"].size * 2.0**-23 * (finite.max() if finite.size else 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = np.asarray(expected).astype(dtype)
+            wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=absolute, equal_nan=True)
+        if not wrong.any():
+            return None
+        where = tuple(np.argwhere(wrong)[0])
+        return f"{actual[where]} at {where}, not {expected[where]}"
+
+
+def work(arguments):
+    """Runs the cases ``first``, ``first + step``, … up to ``cases``; says which one it is at, as a crash ends it."""
+    runner = Runner(arguments.library, arguments.catcher)
+    if arguments.replay:
+        problem = runner.problem(load(arguments.replay))
+        print(problem or "passes")
+        return 1 if problem else 0
+    for index in range(arguments.first, arguments.cases, arguments.step):
+        print(f"case {index}", flush=True)
+        problem = runner.problem(make_case(arguments.seed, index))
+        if problem:
+            print(problem)
+            return 1
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Making a failing case smaller
+
+
+def save(case, path):
+    arrays = {name: value for name, value in case.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in case.items() if name not in arrays}
+    np.savez(path, plain=json.dumps(plain), **arrays)
+
+
+def load(path):
+    with np.load(path) as file:
+        case = {name: file[name] for name in file.files if name != "plain"}
+        return {**case, **json.loads(str(file["plain"]))}
+
+
+def smaller(case):
+    """Cases that are a little smaller."""
+    input, target, dout = case["input"], case["target"], case["dout"]
+    if case["threads"] > 1:
+        yield {**case, "threads": 1}
+    if input.ndim == 2 and len(input) > 1:
+        for rows in (slice(0, len(input) // 2), slice(len(input) // 2, None)):
+            yield {**case, "input": input[rows], "target": target[rows], "dout": dout[rows] if dout.ndim else dout}
+    if case["offset"]:
+        yield {**case, "offset": 0}
+    for share in (2, 8):
+        keep = target.shape[-1] - max(target.shape[-1] // share, 1)
+        if keep >= 1:
+            yield {**case, "target": target[:, :keep]}
+        keep = input.shape[-1] - max(input.shape[-1] // share, 1)
+        if keep >= 1:
+            yield {**case, "input": input[..., :keep], "target": np.where(target >= keep, -1, target)}
+    if (np.nan_to_num(input) != 0).any():
+        yield {**case, "input": np.where(np.isfinite(input), np.round(input), input).astype(input.dtype)}
+
+
+def minimize(case, fails):
+    """A case from which nothing more can be taken without its passing."""
+    while True:
+        for candidate in smaller(case):
+            if len(save_text(candidate)) < len(save_text(case)) and fails(candidate):
+                case = candidate
+                break
+        else:
+            return case
+
+
+def save_text(case):
+    """A case as a person reads it."""
+    with np.printoptions(threshold=200, linewidth=120):
+        return "\n".join(f"  {name} = {value!r}" for name, value in case.items())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The whole run
+
+
+def build(folder, flags=SANITIZERS):
+    """Builds the CPU library, and what turns exceptions into messages; returns their paths."""
+    environment = {**os.environ, "CXXFLAGS": f"-O1 -g1 {flags}", "LDFLAGS": flags, "MLML_WITH_CUDA": "0"}
+    command = [sys.executable, "setup.py", "-q", "build", f"--build-base={folder}/base", f"--build-lib={folder}/lib"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(result.stdout + result.stderr)
+    catcher = Path(folder, "call.so")
+    source = ROOT / "tests" / "native" / "call.cpp"
+    subprocess.run(["g++", "-O2", *flags.split(), "-shared", "-fPIC", "-o", catcher, source], check=True)
+    return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), catcher
+
+
+def environment_of(level):
+    """What a worker needs: the sanitizer's runtime first of all libraries, then that whose functions it replaces."""
+    files = ("libasan.so", "libstdc++.so")
+    commands = (["g++", f"-print-file-name={file}"] for file in files)
+    paths = [subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip() for c in commands]
+    return {
+        **os.environ,
+        "MLML_SIMD": level,
+        "LD_PRELOAD": " ".join(paths),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python leaks
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+def run_worker(level, *options):
+    """Runs this program as a worker; returns its exit status and its output."""
+    command = [sys.executable, __file__, *map(str, options)]
+    result = subprocess.run(command, env=environment_of(level), capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout, result.stderr
+
+
+def report(seed, level, output, libraries, folder):
+    """Prints the failing case, made smaller."""
+    said = [line for line in output[1].splitlines() if not line.startswith("case ")]
+    index = int([line for line in output[1].splitlines() if line.startswith("case ")][-1].split()[1])
+    print(f"FAILED: seed {seed}, case {index}, {level}", *said, output[2][-3000:], sep="\n")
+    path = Path(folder, "case.npz")
+
+    def fails(case):
+        save(case, path)
+        return run_worker(level, *libraries, "--replay", path)[0] != 0
+
+    case = make_case(seed, index)
+    print(
+        "a smaller case that fails:" if fails(case) else "alone it passes:", save_text(minimize(case, fails)), sep="\n"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
+    parser.add_argument("--cases", type=int, default=20000)
+    for hidden in ("--library", "--catcher", "--replay"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    for hidden, default in (("--first", 0), ("--step", 1)):
+        parser.add_argument(hidden, type=int, default=default, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.library:
+        return work(arguments)
+
+    seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}, {arguments.cases} cases", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        library, catcher = build(folder)
+        libraries = ["--library", library, "--catcher", catcher]
+        levels = [level for level in LEVELS if run_worker(level, *libraries, "--seed", 0, "--cases", 1)[0] == 0]
+        if "baseline" not in levels:
+            sys.exit("\n".join(run_worker("baseline", *libraries, "--seed", 0, "--cases", 1)[1:]))
+        print(f"instruction sets: {', '.join(levels)}", flush=True)
+        shares = [(levels[i % len(levels)], i) for i in range(2 * len(levels))]
+
+        def run_share(share):
+            level, first = share
+            options = ["--seed", seed, "--cases", arguments.cases, "--first", first, "--step", len(shares)]
+            return level, run_worker(level, *libraries, *options)
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            results = list(pool.map(run_share, shares))
+        failures = [(level, output) for level, output in results if output[0] != 0]
+        for level, output in failures:
+            report(seed, level, output, libraries, folder)
+        if not failures:
+            print(f"{arguments.cases} cases passed, forward and backward")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
