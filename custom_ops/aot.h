@@ -9,6 +9,7 @@
 // None of this needs a MindSpore header, so one library serves every MindSpore and every Python version.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -89,6 +90,11 @@ class Arguments {
     batch.labels = target.back();
     if (batch.rows < 0 || batch.classes <= 0) {
       Fail("the number of classes must be positive, but got an 'input' of shape " + ShapeName(0) + ".");
+    }
+    int64_t bytes;  // of the largest array
+    if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.labels), &bytes) ||
+        __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
+      Fail("'input' or 'target' is too large: shapes " + ShapeName(0) + " and " + ShapeName(1) + ".");
     }
     if (batch.labels <= 0) {
       Fail("a row of 'target' must have at least one label, but got shape " + ShapeName(1) + ".");

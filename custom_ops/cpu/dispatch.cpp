@@ -1,5 +1,9 @@
 // Chooses the instruction set: the best that the processor has, or the one that the environment variable MLML_SIMD
 // names.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -22,6 +26,14 @@ extern const RowKernels kFloat16, kFloat32;
 
 namespace {
 
+#if defined(__x86_64__)
+// Not all compilers know it as a feature that __builtin_cpu_supports takes.
+bool HasF16c() {
+  unsigned eax, ebx, ecx = 0, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 struct Level {
   const char *name;
   bool supported;
@@ -36,8 +48,8 @@ const Level &SelectLevel() {
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl"),
        avx512::kFloat16, avx512::kFloat32},
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
-       avx2::kFloat16, avx2::kFloat32},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(), avx2::kFloat16,
+       avx2::kFloat32},
 #endif
       {"baseline", true, baseline::kFloat16, baseline::kFloat32},
   };

@@ -51,6 +51,7 @@ class Pool {
 
  private:
   void StartHelpers(int count) {
+    helpers_.reserve(std::max(count, 0));  // so that nothing fails between a helper's start and its being listed
     while (static_cast<int>(helpers_.size()) < count) {
       try {
         std::thread helper([this] { Help(); });

@@ -92,7 +92,8 @@ class Table {
   explicit Table(const float *entries) {
     for (int i = 0; i < kRegisters; ++i) {
       const int left = kSize - i * kLanes;
-      registers_[i] = _mm512_maskz_loadu_ps(left >= kLanes ? 0xffff : (1 << left) - 1, entries + i * kLanes);
+      const auto mask = static_cast<__mmask16>(left >= kLanes ? 0xffff : (1 << left) - 1);
+      registers_[i] = _mm512_maskz_loadu_ps(mask, entries + i * kLanes);
     }
   }
 

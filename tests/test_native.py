@@ -1,0 +1,303 @@
+"""The CPU library as others build, load and call it: malformed calls, faults, races, hardening."""
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fuzz_kernels
+from aot import Kernel
+from helpers import random_batch
+from measure import memory
+from mindspore_mlml._backends import LIBRARIES
+from reference import loss_and_gradient
+from test_kernels import run_python
+
+NATIVE = Path(__file__).parent / "native"
+LIBRARY = LIBRARIES["cpu"]
+
+
+def compile_program(source, library, to, *flags):
+    """Compiles a program of tests/native/ against a kernel library."""
+    command = ["g++", "-std=c++17", "-O1", "-g1", "-pthread", *flags, "-o", to, NATIVE / source, library]
+    subprocess.run([*command, f"-Wl,-rpath,{Path(library).parent}", "-ldl"], check=True)
+    return to
+
+
+def run_program(*command, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
+
+
+@pytest.fixture(scope="session")
+def catcher(tmp_path_factory):
+    """Turns exceptions of kernels into RuntimeErrors: see aot.Kernel."""
+    library = tmp_path_factory.mktemp("native") / "call.so"
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, NATIVE / "call.cpp"], check=True)
+    return library
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Malformed calls
+
+
+class Call:
+    """The raw arguments of a call that is right, to be spoiled one by one."""
+
+    def __init__(self, gradient):
+        self.arrays = [np.zeros((2, 4), np.float32), np.zeros((2, 4), np.int32), np.zeros((), np.float32)]
+        self.arrays += [np.zeros((2, 4), np.float32)] if gradient else []
+        self.nparam = len(self.arrays)
+        self.params = [array.ctypes.data for array in self.arrays]
+        self.shapes = [list(array.shape) for array in self.arrays]
+        self.ndims = [array.ndim for array in self.arrays]
+        self.dtypes = [array.dtype.name.encode() for array in self.arrays]
+        self.missing = ()
+
+    def run(self, kernel):
+        shapes = [np.array(shape or [0], np.int64) if shape is not None else None for shape in self.shapes]
+        arguments = {
+            "params": (ctypes.c_void_p * len(self.params))(*self.params),
+            "ndims": (ctypes.c_int * len(self.ndims))(*self.ndims),
+            "shapes": (ctypes.c_void_p * len(shapes))(*[None if s is None else s.ctypes.data for s in shapes]),
+            "dtypes": (ctypes.c_char_p * len(self.dtypes))(*self.dtypes),
+        }
+        kernel.call(self.nparam, *[None if name in self.missing else value for name, value in arguments.items()])
+
+
+SPOILED = {
+    "too few parameters": ("nparam", 2, "takes . parameters, but got 2"),
+    "too many parameters": ("nparam", 7, "takes . parameters, but got 7"),
+    "no parameters": ("nparam", 0, "takes . parameters, but got 0"),
+    "a negative number of parameters": ("nparam", -1, "takes . parameters, but got -1"),
+    "no list of parameters": ("missing", ("params",), "null pointer instead of its parameters"),
+    "no list of ranks": ("missing", ("ndims",), "null pointer instead of its parameters"),
+    "no list of shapes": ("missing", ("shapes",), "null pointer instead of its parameters"),
+    "no list of dtypes": ("missing", ("dtypes",), "null pointer instead of its parameters"),
+    "float64 input": ("dtypes[0]", b"float64", "dtype of 'input' must be float16 or float32, but got float64"),
+    "empty dtype": ("dtypes[0]", b"", "dtype of 'input' must be float16 or float32, but got "),
+    "no dtype": ("dtypes[0]", None, "dtype of 'input' must be float16 or float32, but got none"),
+    "int64 target": ("dtypes[1]", b"int64", "dtype of 'target' must be int32, but got int64"),
+    "no dtype of target": ("dtypes[1]", None, "dtype of 'target' must be int32, but got none"),
+    "an output of another dtype": ("dtypes[2]", b"float16", "must be that of 'input', but got float16"),
+    "rank 0": ("ndims[0]", 0, "rank of 'input' must be 1 or 2, but got 0"),
+    "rank 3": ("ndims[0]", 3, "rank of 'input' must be 1 or 2, but got 3"),
+    "a negative rank": ("ndims[0]", -1, "rank of 'input' must be 1 or 2, but got -1"),
+    "a negative rank of target": ("ndims[1]", -1, "parameter 1 of the kernel has no shape"),
+    "no shape": ("shapes[0]", None, "parameter 0 of the kernel has no shape"),
+    "other rows": ("shapes[1]", [3, 4], "must have as many rows as 'input'"),
+    "negative rows": ("shapes", [[-1, 4], [-1, 4], [], [-1, 4]], "number of classes must be positive"),
+    "no classes": ("shapes", [[2, 0], [2, 4], [], [2, 0]], "number of classes must be positive"),
+    "negative classes": ("shapes", [[2, -4], [2, 4], [], [2, -4]], "number of classes must be positive"),
+    "no labels": ("shapes[1]", [2, 0], "must have at least one label"),
+    "a size beyond 64 bits": ("shapes", [[2**62, 8], [2**62, 8], [], [2**62, 8]], "too large"),
+    "no input": ("params[0]", None, "parameter 0 of the kernel is a null pointer"),
+    "no target": ("params[1]", None, "parameter 1 of the kernel is a null pointer"),
+    "no output": ("params[2]", None, "parameter 2 of the kernel is a null pointer"),
+}
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_a_malformed_call_is_an_error(catcher, gradient, spoiled):
+    kernel = Kernel(LIBRARY, "MultilabelMarginLossGradMean" if gradient else "MultilabelMarginLossMean", catcher)
+    call = Call(gradient)
+    call.run(kernel)
+    place, value, message = SPOILED[spoiled]
+    name, _, index = place.rstrip("]").partition("[")
+    if index:
+        getattr(call, name)[int(index)] = value
+    else:
+        setattr(call, name, value[: len(call.arrays)] if name == "shapes" else value)
+    with pytest.raises(RuntimeError, match=message):
+        call.run(kernel)
+
+
+def test_an_output_of_another_size_is_an_error(catcher):
+    kernel = Kernel(LIBRARY, "MultilabelMarginLossGradMean", catcher)
+    call = Call(True)
+    call.shapes[3] = [2, 3]
+    with pytest.raises(RuntimeError, match=r"'gradient' must have 8 elements, but got shape \(2, 3\)"):
+        call.run(kernel)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Faults and races
+
+
+def test_failing_allocations_and_threads_surface_as_errors_or_not_at_all(tmp_path):
+    result = run_program(compile_program("faults.cpp", LIBRARY, tmp_path / "faults"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert ", 0 wrong" in result.stdout
+
+
+@pytest.fixture(scope="session")
+def thread_sanitized(tmp_path_factory):
+    return fuzz_kernels.build(tmp_path_factory.mktemp("tsan"), "-fsanitize=thread")[0]
+
+
+def test_thread_sanitizer_finds_no_race_but_a_planted_one(thread_sanitized, tmp_path):
+    flags = ["-fsanitize=thread"]
+    clean = run_program(compile_program("races.cpp", thread_sanitized, tmp_path / "races", *flags))
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    assert "WARNING: ThreadSanitizer" not in clean.stderr
+    planted = run_program(compile_program("races.cpp", thread_sanitized, tmp_path / "planted", *flags, "-DPLANT_RACE"))
+    assert planted.returncode != 0
+    assert "WARNING: ThreadSanitizer: data race" in planted.stderr
+    assert "races.cpp" in planted.stderr
+
+
+def test_the_corpus_of_the_fuzzer_passes(tmp_path):
+    program = compile_program("fuzz_row.cpp", LIBRARY, tmp_path / "replay", "-DREPLAY")
+    corpus = sorted((NATIVE / "corpus").iterdir())
+    result = run_program(program, *corpus)
+    assert result.stdout == f"{len(corpus)} cases\n", result.stderr
+
+
+def test_the_fuzzer_makes_a_failing_case_smaller():
+    case = fuzz_kernels.make_case(1, 0)
+    case = {**case, "input": np.ones((4, 100), np.float32), "target": np.full((4, 100), -1, np.int32)}
+    case["input"][2, 70] = 9
+    case["dout"] = np.ones((), np.float32)
+
+    def fails(candidate):
+        return 9 in candidate["input"]
+
+    small = fuzz_kernels.minimize(case, fails)
+    assert small["input"].shape[0] == 1
+    assert small["target"].shape == (1, 1)
+    assert small["threads"] == 1
+    assert fails(small)
+
+
+def test_the_fuzzer_sees_a_wrong_result_and_a_missing_error(catcher, monkeypatch):
+    runner = fuzz_kernels.Runner(LIBRARY, catcher)
+    problems = [runner.problem(fuzz_kernels.make_case(5, index)) for index in range(300)]
+    assert problems == [None] * 300
+    monkeypatch.setattr(fuzz_kernels, "loss_and_gradient", lambda *a: [value + 1e6 for value in loss_and_gradient(*a)])
+    monkeypatch.setattr(fuzz_kernels, "expected_error", lambda case: "target" if case["threads"] == 1 else None)
+    problems = [runner.problem(fuzz_kernels.make_case(5, index)) for index in range(300)]
+    assert sum(problem is not None for problem in problems) > 100
+    assert any(", not 1" in problem for problem in problems if problem)
+    assert any("the error is None" in problem for problem in problems if problem)
+
+
+@pytest.mark.skipif(run_program("which", "valgrind").returncode != 0, reason="valgrind is not installed")
+def test_valgrind_finds_nothing(tmp_path):
+    program = compile_program("races.cpp", LIBRARY, tmp_path / "races")
+    # Debian's valgrind knows no AVX-512.
+    options = ["--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"]
+    result = run_program("valgrind", "--tool=memcheck", *options, program, MLML_SIMD="avx2")
+    assert result.returncode == 0, result.stderr
+    assert "ERROR SUMMARY: 0 errors" in result.stderr
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The library
+
+
+def test_it_is_hardened_and_exports_the_documented_symbols_only():
+    def readelf(option):
+        return subprocess.run(["readelf", "-W", option, LIBRARY], capture_output=True, text=True, check=True).stdout
+
+    segments = readelf("-l")
+    assert "GNU_RELRO" in segments
+    (stack,) = (line for line in segments.splitlines() if "GNU_STACK" in line)
+    assert " RW " in stack
+    assert "BIND_NOW" in readelf("-d")
+    symbols = [line.split() for line in readelf("--dyn-syms").splitlines()]
+    defined = {row[7] for row in symbols if len(row) > 7 and row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
+    kernels = {f"MultilabelMarginLoss{grad}{r}" for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
+    kernels |= {kernel + end for kernel in kernels for end in ("InferShape", "InferType")}
+    assert defined == kernels | {"MultilabelMarginLoss" + end for end in ("SetThreads", "Threads", "Simd")}
+    imported = {row[7].split("@")[0] for row in symbols if len(row) > 7 and row[6] == "UND"}
+    assert "__stack_chk_fail" in imported
+    assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
+
+
+def test_it_may_be_loaded_twice(tmp_path):
+    code = f"""
+import ctypes, shutil, numpy as np
+from aot import Kernel
+shutil.copy({str(LIBRARY)!r}, {str(tmp_path / "copy.so")!r})
+rng = np.random.default_rng(0)
+input, target = rng.standard_normal((8, 50000)).astype(np.float32), rng.integers(0, 50000, (8, 50000)).astype(np.int32)
+target[:, 9] = -1
+losses = []
+for library in ({str(LIBRARY)!r}, {str(tmp_path / "copy.so")!r}):
+    loss = np.zeros((), np.float32)
+    Kernel(library, "MultilabelMarginLossMean").prepare(input, target, loss)()
+    losses.append(float(loss))
+print(losses[0] == losses[1])
+"""
+    assert run_python("-c", code) == "True\n"
+
+
+@pytest.mark.parametrize("order", ["torch first", "torch last"])
+def test_it_works_beside_pytorch_whichever_is_loaded_first(order):
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
+    ours = "import mindspore_mlml; from mindspore import Tensor"
+    imports = ["import torch", ours] if order == "torch first" else [ours, "import torch"]
+    code = "\n".join(
+        [
+            *imports,
+            """
+import numpy as np
+input = np.random.default_rng(0).standard_normal((8, 50000)).astype(np.float32)
+target = np.full((8, 50000), -1, np.int32)
+target[:, :5] = [1, 2, 3, 4, 5]
+for _ in range(3):
+    theirs = torch.nn.functional.multilabel_margin_loss(torch.tensor(input), torch.tensor(target).long())
+    ours = mindspore_mlml.multilabel_margin_loss(Tensor(input), Tensor(target)).asnumpy()
+    assert abs(theirs.item() - ours) < 1e-4 * ours
+print("agree")
+""",
+        ]
+    )
+    assert run_python("-c", code).endswith("agree\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Memory over many calls
+
+SOAK = """
+import sys
+import mindspore as ms
+from mindspore import Tensor
+from helpers import random_batch
+from measure import memory
+from mindspore_mlml import multilabel_margin_loss
+import numpy as np
+ms.set_context(mode=getattr(ms, sys.argv[1]))
+call = ms.jit(multilabel_margin_loss) if sys.argv[1] == "GRAPH_MODE" else multilabel_margin_loss
+x, y = map(Tensor, random_batch(np.random.default_rng(0), 8, 50, 9))
+for _ in range(10000):
+    call(x, y).asnumpy()
+before = memory("VmRSS")
+for _ in range(int(sys.argv[2])):
+    call(x, y).asnumpy()
+print((memory("VmRSS") - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["PYNATIVE_MODE", "GRAPH_MODE"])
+def test_memory_does_not_grow_over_100_000_calls(mode):
+    assert int(run_python("-c", SOAK, mode, "100000").split()[-1]) < 8  # MiB
+
+
+def test_memory_of_the_kernels_does_not_grow(rng):
+    input, target = random_batch(rng, 8, 3000, 300)
+    loss, gradient, dout = np.zeros((), np.float32), np.zeros_like(input), np.ones((), np.float32)
+    forward = Kernel(LIBRARY, "MultilabelMarginLossMean").prepare(input, target, loss)
+    backward = Kernel(LIBRARY, "MultilabelMarginLossGradMean").prepare(input, target, dout, gradient)
+    for calls in (200, 2000):
+        before = memory("VmRSS")
+        for _ in range(calls):
+            forward()
+            backward()
+        grown = memory("VmRSS") - before
+    assert grown < 2**20
