@@ -110,8 +110,9 @@ class Arguments {
       Fail("the dtype of '" + std::string(name) + "' must be that of 'input', but got " + DtypeName(index) + ".");
     }
     int64_t elements = 1;
-    for (int64_t dim : Shape(index)) elements *= dim;
-    if (elements != size) {
+    bool overflows = false;
+    for (int64_t dim : Shape(index)) overflows = __builtin_mul_overflow(elements, dim, &elements) || overflows;
+    if (overflows || elements != size) {
       Fail("'" + std::string(name) + "' must have " + std::to_string(size) + " elements, but got shape " +
            ShapeName(index) + ".");
     }

@@ -15,15 +15,12 @@ namespace mlml {
 int Forward(const Arguments &arguments, Reduction reduction, void *stream);
 int Backward(const Arguments &arguments, Reduction reduction, void *stream);
 
-namespace {
-
 // The shapes of the outputs, for MindSpore's dynamic graphs.
 using Shape = std::vector<int64_t>;
 inline Shape OneElement(const int *, int64_t **) { return {1}; }
 inline Shape Rows(const int *ndims, int64_t **shapes) { return {ndims[0] == 2 ? shapes[0][0] : 1}; }
 inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0], shapes[0] + ndims[0]}; }
 
-}  // namespace
 }  // namespace mlml
 
 #define MLML_ENTRY_POINT(NAME, RUN, REDUCTION, SHAPE)                                                              \

@@ -178,7 +178,8 @@ def test_the_fuzzer_sees_a_wrong_result_and_a_missing_error(catcher, monkeypatch
     problems = [runner.problem(fuzz_kernels.make_case(5, index)) for index in range(300)]
     assert problems == [None] * 300
     monkeypatch.setattr(fuzz_kernels, "loss_and_gradient", lambda *a: [value + 1e6 for value in loss_and_gradient(*a)])
-    monkeypatch.setattr(fuzz_kernels, "expected_error", lambda case: "target" if case["threads"] == 1 else None)
+    original = fuzz_kernels.expected_error
+    monkeypatch.setattr(fuzz_kernels, "expected_error", lambda case: "x" if case["threads"] == 1 else original(case))
     problems = [runner.problem(fuzz_kernels.make_case(5, index)) for index in range(300)]
     assert sum(problem is not None for problem in problems) > 100
     assert any(", not 1" in problem for problem in problems if problem)
@@ -279,14 +280,14 @@ for _ in range(10000):
 before = memory("VmRSS")
 for _ in range(int(sys.argv[2])):
     call(x, y).asnumpy()
-print((memory("VmRSS") - before) // 1024)
+print((memory("VmRSS") - before) / 2**20)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["PYNATIVE_MODE", "GRAPH_MODE"])
 def test_memory_does_not_grow_over_100_000_calls(mode):
-    assert int(run_python("-c", SOAK, mode, "100000").split()[-1]) < 8  # MiB
+    assert float(run_python("-c", SOAK, mode, "100000").split()[-1]) < 4  # MiB; MindSpore's own operators take 0.3
 
 
 def test_memory_of_the_kernels_does_not_grow(rng):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the tests on every supported pair of Python and MindSpore whose Python is installed on this machine.
 
-usage: python tools/test_versions.py [--python 3.9] [--mindspore 2.7.0] [arguments of pytest]
+usage: python tools/test_versions.py [--python 3.9] [--mindspore 2.7.0] [--list] [arguments of pytest]
 
 Each pair gets a virtual environment of its own. Prints a line for each pair, and exits non-zero if the tests of one
 fail or none was run.
@@ -56,7 +56,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", choices=sorted({python for python, _ in PAIRS}))
     parser.add_argument("--mindspore", choices=sorted({mindspore for _, mindspore in PAIRS}))
+    parser.add_argument("--list", action="store_true", help="list the Pythons that are installed, and run nothing")
     arguments, pytest_arguments = parser.parse_known_args()
+    if arguments.list:
+        for version in sorted({python for python, _ in PAIRS}):
+            if find_python(version):
+                print(version, find_python(version))
+        return 0
     results = {}
     for version, mindspore in PAIRS:
         if arguments.python not in (None, version) or arguments.mindspore not in (None, mindspore):

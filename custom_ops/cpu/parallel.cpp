@@ -133,8 +133,8 @@ namespace {
 
 int DefaultThreads() {
   const char *wanted = std::getenv("OMP_NUM_THREADS");
-  const int number = wanted == nullptr ? 0 : std::atoi(wanted);
-  if (number > 0) return number;
+  const long number = wanted == nullptr ? 0 : std::strtol(wanted, nullptr, 10);
+  if (number > 0) return static_cast<int>(std::min(number, 1L << 16));
   cpu_set_t allowed;
   return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
 }

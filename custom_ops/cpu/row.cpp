@@ -575,7 +575,7 @@ double SumNotFinite(const Batch &batch, const Row &row) {
     low_target = low_target || score == -kInfinity;
   }
   if ((high_target && high) || (low_target && low)) return kNan;  // inf - inf
-  if (high || (low_target && any)) return kInfinity;
+  if (high || (low_target && any)) return std::numeric_limits<double>::infinity();
   if (!any) return 0;
   double sum = 0;  // what is left is finite, and masked classes, which add nothing
   for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) sum += SumScores<T>(batch, row, piece, true).sum;

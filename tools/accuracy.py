@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Measures the largest error of the CPU kernels, in units in the last place, over a wide grid; beside it PyTorch's.
+
+usage: python tools/accuracy.py
+
+The exact loss of a row is the formula in long double; an exact gradient is a whole number over C: a pair is active
+in float32, if (1 - p) + x > 0. An error is counted in units in the last place of the exact result in the
+output's dtype. The loss is also given relative to what its terms are made of: 1 + the largest score + the largest
+target's score, times T, times 2^-24, for with scores far from zero the rounding of 1 - p alone decides.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT)]
+
+from aot import Kernel  # noqa: E402
+
+LIBRARY = ROOT / "mindspore_mlml" / "_cpu.so"
+CLASSES = (4, 17, 100, 1000, 10_000, 100_000)
+TARGETS = (1, 2, 5, 9, 32, 76, 255, 256, 500, 5000)
+SPREADS = (0.1, 1.0, 10.0)  # standard deviation of the scores
+OFFSETS = (0.0, 100.0)
+
+
+def grid():
+    """(C, T, spread, offset, seed)."""
+    for c in CLASSES:
+        for t in TARGETS:
+            if t < c and t * c <= 2_000_000:
+                for spread in SPREADS:
+                    for offset in OFFSETS:
+                        for seed in range(2):
+                            yield c, t, spread, offset, seed
+
+
+def exact(x, targets):
+    """Loss in long double, and the whole numbers whose quotients by C are the gradient."""
+    wide = x.astype(np.longdouble)
+    others = np.setdiff1d(np.arange(x.size), targets)
+    loss = np.longdouble(0)
+    counts = np.zeros(x.size, np.int64)
+    single = x.astype(np.float32)
+    for target in targets:
+        loss += np.maximum(0, 1 - wide[target] + wide[others]).sum()
+        active = (np.float32(1) - single[target]) + single[others] > 0
+        counts[others] += active
+        counts[target] -= active.sum()
+    return loss / x.size, counts
+
+
+def units(actual, expected, dtype):
+    """The largest difference in units in the last place of the exact result."""
+    expected = np.asarray(expected, np.longdouble)
+    place = np.spacing(np.abs(expected).astype(dtype).astype(np.float64).astype(dtype)).astype(np.longdouble)
+    return float((np.abs(np.asarray(actual, np.longdouble) - expected) / place).max())
+
+
+def ours(x, target):
+    """Loss and gradient by the kernels."""
+    loss, gradient = np.zeros(1, x.dtype), np.zeros((1, x.size), x.dtype)
+    Kernel(LIBRARY, "MultilabelMarginLossNone").prepare(x[None], target[None], loss)()
+    Kernel(LIBRARY, "MultilabelMarginLossGradNone").prepare(x[None], target[None], np.ones(1, x.dtype), gradient)()
+    return loss[0], gradient[0]
+
+
+def pytorch(x, target):
+    """Loss and gradient by PyTorch, which has no float16 on a CPU."""
+    import torch  # noqa: PLC0415
+
+    leaf = torch.tensor(x, requires_grad=True)
+    loss = torch.nn.functional.multilabel_margin_loss(leaf, torch.tensor(target).long())
+    loss.backward()
+    return loss.item(), leaf.grad.numpy()
+
+
+def measure(implementation, dtype, cases):
+    """The largest errors over the cases, and the case of each."""
+    worst = {"loss, ulp": 0.0, "loss, of its terms' rounding": 0.0, "gradient, ulp": 0.0}
+    for c, t, spread, offset, seed in cases:
+        rng = np.random.default_rng([c, t, int(spread * 10), int(offset), seed])
+        x = (rng.standard_normal(c) * spread + offset).astype(dtype)
+        target = np.full(c, -1, np.int32)
+        target[:t] = rng.permutation(c)[:t]
+        loss, counts = exact(x, target[:t])
+        actual_loss, actual_gradient = implementation(x, target)
+        if offset == 0 and loss > 0:
+            worst["loss, ulp"] = max(worst["loss, ulp"], units(actual_loss, loss, dtype))
+        if dtype == np.float32:
+            terms = (1 + 2 * float(np.abs(x).max())) * t * 2.0**-24
+            error = float(abs(np.longdouble(actual_loss) - loss)) / terms
+            worst["loss, of its terms' rounding"] = max(worst["loss, of its terms' rounding"], error)
+        share = counts.astype(np.longdouble) / c
+        worst["gradient, ulp"] = max(worst["gradient, ulp"], units(actual_gradient, share, dtype))
+    return worst
+
+
+def main():
+    cases = list(grid())
+    results = {"ours, float32": measure(ours, np.float32, cases), "ours, float16": measure(ours, np.float16, cases)}
+    try:
+        few = [case for case in cases if case[0] * case[1] <= 200_000]
+        results["PyTorch, float32, the smaller cases"] = measure(pytorch, np.float32, few)
+    except ImportError:
+        print("PyTorch is not installed.")
+    print(f"{len(cases)} cases")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
