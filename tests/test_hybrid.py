@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import akg_ptx
+import gpu_check
 import test_gradients
 from helpers import (
     DTYPES,
@@ -97,6 +98,15 @@ def test_through_akg_a_target_out_of_range_makes_its_row_nan(mode, hybrid):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_through_akg_second_derivatives_in_graph_mode(mode, hybrid, rng, reduction):
     test_gradients.test_second_derivatives(mode, rng, np.float32, reduction, 3)
+
+
+def test_the_gpu_check_expects_what_they_compute_as_numpy_functions(rng):
+    for kernel in akg_ptx.kernels([(3, 30)]):
+        inputs = gpu_check.hybrid_inputs(kernel, rng)
+        expected = gpu_check.expected_of_hybrid(kernel["function"], *inputs)
+        actual = getattr(_hybrid_kernels, kernel["function"])(*inputs)
+        np.testing.assert_allclose(expected, actual, rtol=1e-12)
+        assert (actual != 0).any()
 
 
 nvcc = pytest.mark.skipif(
