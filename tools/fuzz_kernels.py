@@ -51,6 +51,7 @@ def make_case(seed, index):
     rows = int(rng.integers(0, 5)) if kind < 2 else int(rng.integers(1, 3))
     targets = min(int(rng.choice(TARGETS[:12] if kind == 3 else TARGETS)), classes)
     labels = max(classes, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
+    labels = 0 if rng.integers(100) == 0 else labels
     dtype = rng.choice((np.float16, np.float32))
     input = make_scores(rng, rows, classes, dtype)
     target = rng.integers(-(2**31), 2**31, (rows, labels)).astype(np.int32)
@@ -73,6 +74,7 @@ def make_case(seed, index):
         "reduction": reduction,
         "threads": int(rng.integers(1, 9)),
         "offset": int(rng.integers(0, 4)),  # of the buffers, in elements: any alignment that the dtype has
+        "surplus": int(rng.integers(100) == 0),  # of the output, in elements: an error
     }
 
 
@@ -106,6 +108,10 @@ def expected_error(case):
     classes = case["input"].shape[-1]
     if classes == 0:
         return "the number of classes must be positive"
+    if target.shape[-1] == 0:
+        return "must have at least one label"
+    if case["surplus"]:
+        return "elements, but got shape"
     for row in range(len(input)):
         for position, label in enumerate(target[row]):
             if label < 0:
@@ -155,10 +161,11 @@ class Runner:
         error = expected_error(case)
         expected = (None, None) if error else loss_and_gradient(input, target, case["reduction"], dout)
         shapes = (input.shape[:-1] if case["reduction"] == "none" else (), input.shape)
-        for grad, inputs, shape, wanted in (
+        for grad, inputs, regular, wanted in (
             ("", (input, target), shapes[0], expected[0]),
             ("Grad", (input, target, dout), shapes[1], expected[1]),
         ):
+            shape = (int(np.prod(regular)) + 1,) if case["surplus"] else regular
             buffers = [Buffer(array, case["offset"]) for array in (*inputs, np.full(shape, 7, input.dtype))]
             try:
                 self.kernels[grad + case["reduction"]].prepare(*[buffer.array for buffer in buffers])()

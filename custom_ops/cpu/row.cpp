@@ -77,12 +77,10 @@ void GroupByBlock(int64_t classes, Row *row) {
 template <class T>
 void ComputeThresholds(const T *input, Row *row) {
   const size_t count = row->targets.size();
-  row->finite_targets = true;
   row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
   for (size_t j = 0; j < count; ++j) {
     const float score = ToFloat(input[row->targets[j]]);
     const float threshold = -(1.0f - score);
-    row->finite_targets = row->finite_targets && std::isfinite(score);
     // With a NaN the row's result is NaN anyway; it must only not disturb the sorting.
     if (threshold == threshold) row->thresholds[j] = threshold;
   }
@@ -173,7 +171,8 @@ void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Blocks
 
-// Loads a block of scores, pads it to whole groups, and takes the targets out. False if a score is not finite.
+// Loads a block of scores, pads it to whole groups, and takes the targets out. False if a score is not finite, also one
+// of a target.
 template <class T>
 bool LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
   const int64_t begin = block * kBlock;
@@ -523,7 +522,7 @@ PieceSum SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp
     });
   }
   result.sum = sum.Total();
-  result.finite = result.finite && row.finite_targets && check.Finite() && std::isfinite(result.sum);
+  result.finite = result.finite && check.Finite() && std::isfinite(result.sum);
   return result;
 }
 
@@ -687,7 +686,7 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
     });
     StoreBlock(values, count, output + block * kBlock);
   }
-  return row.targets.empty() || (finite && row.finite_targets && check.Finite());
+  return row.targets.empty() || (finite && check.Finite());
 }
 
 // For each target, the number of classes that it is active with.

@@ -50,7 +50,6 @@ struct Row {
   std::vector<float> thresholds;    // of each target, padded by +inf
   std::vector<int64_t> by_block;    // the positions in targets, ordered by the block of classes that the target is in
   std::vector<int64_t> block_ends;  // where each block's targets end in by_block
-  bool finite_targets = true;       // no target has an infinite score or NaN
   float absent = 0;                 // a score that no threshold is less than: it stands for targets and padding
   AlignedFloats sorted;             // the thresholds, sorted, padded by +inf to 2^levels leaves
   std::vector<int32_t> ranks;       // of each threshold: how many are less
