@@ -47,15 +47,17 @@ class _InGraph(_compiled):
 in_graph = _InGraph()
 
 
-_turn = threading.Lock()
+_turn = threading.RLock()
 os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 
 
-def in_turn(function, *arguments):
+class in_turn:  # noqa: N801  (a function for those who call it; automatic mixed precision copies the code of functions)
     """Calls a function in PyNative. When several Python threads call at once, MindSpore confuses their arguments: seen
     with ``ops.multi_margin_loss`` as well, on 2.7 and 2.10."""
-    with _turn:
-        return function(*arguments)
+
+    def __new__(cls, function, *arguments):
+        with _turn:
+            return function(*arguments)
 
 
 def _loss_shape_none(input_shape, _):

@@ -1,13 +1,8 @@
 """The functional form of the loss."""
 
-from mindspore import Tensor, ops
-from mindspore.ops.function import nn_func
+from mindspore import Tensor
 
-from mindspore_mlml import _hybrid, _ops
-from mindspore_mlml._backends import kernel_in_use
-from mindspore_mlml._checks import check_arguments
-
-_mindspore_loss = nn_func.multilabel_margin_loss  # which patch() may replace where it is
+from mindspore_mlml import _dispatch, _ops
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -131,33 +126,5 @@ def _checked_loss(op, name, input, target, reduction):
     if not isinstance(target, Tensor):
         raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {target}.")
     if _ops.in_graph():
-        return _loss((op, name), input, target, reduction)
-    return _ops.in_turn(_loss, (op, name), input, target, reduction)
-
-
-def _loss(names, input, labels, reduction):
-    """The loss by the kernel in use; its gradient by that of the operators in it."""
-    check_arguments(names, input.shape, labels.shape, (input.dtype, labels.dtype), reduction)
-    kernel = kernel_in_use()
-    if kernel == "mindspore":
-        return _mindspore_loss(input, _pad(labels, input.shape[-1]), reduction)
-    if kernel == "hybrid":
-        return _hybrid.loss(input, labels, reduction)
-    if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
-        loss = _ops.dynamic_loss[kernel][reduction](input, labels)
-        if reduction == "none" and len(input.shape) == 2:
-            return loss
-        return loss.reshape(())
-    return _ops.loss[kernel][reduction](input, labels)
-
-
-def _pad(labels, classes):
-    """As many labels as classes, as MindSpore's own operator wants them."""
-    missing = classes - labels.shape[-1]
-    if missing < 0:
-        raise ValueError(
-            f"MindSpore's own operator takes no more labels than classes, {classes}, but got shape {labels.shape}."
-        )
-    if missing == 0:
-        return labels
-    return ops.cat((labels, ops.full((*labels.shape[:-1], missing), -1, dtype=labels.dtype)), -1)
+        return _dispatch.loss((op, name), input, target, reduction)
+    return _ops.in_turn(_dispatch.loss, (op, name), input, target, reduction)
