@@ -1,6 +1,7 @@
 """Fixtures and helpers that the tests share."""
 
 import os
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -24,8 +25,10 @@ def mode(request):
 
 @pytest.fixture(autouse=True)
 def _in_temporary_directory(tmp_path, monkeypatch):
-    """MindSpore leaves files in the working directory when a graph fails to compile."""
+    """MindSpore leaves files in the working directory when a graph fails to compile, and folders of its own in sys.path
+    when it rewrites a network for mixed precision."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
 
 
 @pytest.fixture
