@@ -130,6 +130,19 @@ __device__ float Threshold(const Row<T> &row, int64_t j) {
   return -(1.0f - ToFloat(row.scores[row.labels[j]]));
 }
 
+// Sets the bits of those of the classes [first, first + count) that are targets.
+template <int kBlock, class T, class Shared>
+__device__ void MarkTargets(const Row<T> &row, int64_t first, int count, Shared *shared) {
+  __syncthreads();
+  for (int word = threadIdx.x; word < (count + 31) / 32; word += kBlock) shared->is_target[word] = 0;
+  __syncthreads();
+  for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
+    const int64_t bit = row.labels[j] - first;
+    if (bit >= 0 && bit < count) atomicOr(&shared->is_target[bit / 32], 1u << (bit % 32));
+  }
+  __syncthreads();
+}
+
 // Calls use(i, scores, absent) for the classes [begin, end), with several consecutive scores at once. Bit b of `absent`
 // says that class i + b is a target or not in the range; its score is given as `stand_in`.
 template <int kBlock, class T, class Shared, class Use>
@@ -152,14 +165,7 @@ __device__ void ForEachVector(const Row<T> &row, int64_t begin, int64_t end, flo
   };
   const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row.scores + begin) % sizeof(Vector<T>));
   for (int64_t tile = begin - before / static_cast<int64_t>(sizeof(T)); tile < end; tile += kTile) {
-    __syncthreads();
-    for (int word = threadIdx.x; word < kTile / 32; word += kBlock) shared->is_target[word] = 0;
-    __syncthreads();
-    for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
-      const int64_t bit = row.labels[j] - tile;
-      if (bit >= 0 && bit < kTile) atomicOr(&shared->is_target[bit / 32], 1u << (bit % 32));
-    }
-    __syncthreads();
+    MarkTargets<kBlock>(row, tile, kTile, shared);
     int bit = threadIdx.x * kSize;
     Vector<T> next = load(tile + bit), after_next = load(tile + bit + kStride);
     for (; bit < kTile && tile + bit < end; bit += kStride) {
@@ -609,13 +615,7 @@ __device__ __noinline__ bool GradientOfMany(const Row<T> &row, int64_t begin, in
     const bool search_classes = __syncthreads_or(any_target) != 0;
     for (int64_t first = 0; search_classes && first < row.classes; first += kMost) {
       const auto count = static_cast<int>(TreeCount<kBlock>(row.classes - first));
-      __syncthreads();
-      for (int word = threadIdx.x; word < (count + 31) / 32; word += kBlock) shared->is_target[word] = 0;
-      __syncthreads();
-      for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
-        const int64_t bit = row.labels[j] - first;
-        if (bit >= 0 && bit < count) atomicOr(&shared->is_target[bit / 32], 1u << (bit % 32));
-      }
+      MarkTargets<kBlock>(row, first, count, shared);
       const auto negated_other = [&](int i) {
         if (shared->is_target[i / 32] >> (i % 32) & 1) return kInfinity;
         const float other = ToFloat(row.scores[first + i]);
