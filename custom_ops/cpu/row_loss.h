@@ -1,0 +1,179 @@
+// The loss of a row: the sum of its hinges, piece by piece.
+//
+// Up to kFewPairs pairs of a target and a class, the hinges are computed one by one. Beyond, a score's rank says which
+// hinges are active, and their sum is a line in the score: two small tables instead of a loop over the targets.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "row_search.h"
+
+namespace mlml {
+namespace MLML_LEVEL {
+namespace {
+
+// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
+constexpr int kSumVectors = 8;
+
+// Up to here the terms of the loss are computed one by one and added in double.
+constexpr int64_t kFewPairs = 1024;
+
+// Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the
+// place of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are
+// above the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
+uint32_t ExponentField(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits >> 23;
+}
+
+template <class T>
+void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
+  Prepare<T>(batch, index, 0, row);
+  if (row->targets.empty()) return;
+  row->rest.assign(row->leaf << row->levels, 0);
+  row->base.assign(kBases, 0);
+  const float *sorted = row->sorted.data();
+  const bool by_rank = row->leaf == 1 && row->levels <= kBaseLevels;
+  double sum = 0;  // of the k least thresholds
+  float base = 0;
+  for (size_t k = 1; k <= row->targets.size(); ++k) {
+    sum += sorted[k - 1];
+    if ((k & (k - 1)) == 0) base = sorted[k - 1];
+    row->base[by_rank ? k : ExponentField(static_cast<float>(k)) % kBases] = base;
+    row->rest[k] = static_cast<float>(static_cast<double>(k) * base - sum);
+  }
+}
+
+// Each term of the loss is rounded to float32, as documented, and added in double.
+template <class Source>
+void SumTerms(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
+  for (int64_t i = 0; i < block.count; i += kSumVectors * kLanes) {
+    Floats scores[kSumVectors];
+    block.LoadGroup(i, scores);
+    check->Add(scores);
+    for (size_t j = 0; j < row.targets.size(); ++j) {
+      const Floats threshold = Fill(row.thresholds[j]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kSumVectors; ++v) sum->Add(Max(scores[v] - threshold, Floats{}));
+    }
+  }
+}
+
+// Adds up what the classes of a group add to the loss. A score that is infinite or NaN makes the sum infinite or NaN.
+struct AddHinges {
+  Table<kBases> base;
+  DoubleSum total;
+
+  template <bool kByRank>
+  MLML_INLINE void operator()(int64_t, const Floats (&scores)[kSumVectors], const Ints (&ranks)[kSumVectors],
+                              const Floats (&rest)[kSumVectors], std::bool_constant<kByRank>) {
+    Floats hinges[kSumVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kSumVectors; ++v) {
+      const Floats rank = ToFloats(ranks[v]);
+      const Ints place = kByRank ? ranks[v] : Exponents(rank);
+      hinges[v] = rank * (scores[v] - base.Modulo(place)) + rest[v];
+    }
+#pragma GCC unroll 8
+    for (int stride = kSumVectors / 2; stride > 0; stride /= 2) {
+#pragma GCC unroll 8
+      for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];
+    }
+    total.Add(hinges[0]);
+  }
+};
+
+template <class Source>
+void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum) {
+  AddHinges add{Table<kBases>(row.base.data()), *sum};
+  Search<kSumVectors>(block, row, row.rest.data(), add);
+  *sum = add.total;
+}
+
+// The sum of one piece. With `clamp`, classes whose score is -inf add nothing to it.
+template <class T>
+PieceSum SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
+  PieceSum result;
+  if (row.targets.empty()) return result;
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+  const bool few = static_cast<int64_t>(row.targets.size()) * batch.classes <= kFewPairs;
+  DoubleSum sum;
+  FiniteCheck check;
+  for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
+    result.finite &= WithBlock<T>(input, batch.classes, row, block, nullptr, clamp, [&](const auto &scores) {
+      few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum);
+    });
+  }
+  result.sum = sum.Total();
+  result.finite = result.finite && check.Finite() && std::isfinite(result.sum);
+  return result;
+}
+
+template <class T>
+PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
+  return SumScores<T>(batch, row, piece, false);
+}
+
+// The row's sum from its formula in double: for scores so large that float32 overflows on the way.
+template <class T>
+double SumInDouble(const T *input, int64_t classes, const Row &row) {
+  double sum = 0;
+  for (int64_t block = 0; block < Blocks(classes); ++block) {
+    float scores[kBlock];
+    LoadBlock(input, classes, row, block, scores);
+    const int64_t count = std::min(kBlock, classes - block * kBlock);
+    for (int32_t target : row.targets) {
+      const double margin = 1.0 - ToFloat(input[target]);
+      for (int64_t i = 0; i < count; ++i) sum += std::max(0.0, margin + scores[i]);
+    }
+  }
+  return sum;
+}
+
+// The row's sum where a score, or the sum so far, is not finite.
+template <class T>
+double SumNotFinite(const Batch &batch, const Row &row) {
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+  bool high = false, any = false, low = false;  // of the classes that are not targets: +inf, any at all, -inf
+  for (int64_t block = 0; block < Blocks(batch.classes); ++block) {
+    const int64_t begin = block * kBlock;
+    bool is_target[kBlock] = {};
+    for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
+      is_target[row.targets[row.by_block[j]] - begin] = true;
+    }
+    for (int64_t i = begin; i < std::min(begin + kBlock, batch.classes); ++i) {
+      const float score = ToFloat(input[i]);
+      if (std::isnan(score)) return kNan;
+      if (is_target[i - begin]) continue;
+      any = true;
+      high = high || score == kInfinity;
+      low = low || score == -kInfinity;
+    }
+  }
+  bool high_target = false, low_target = false;
+  for (int32_t target : row.targets) {
+    const float score = ToFloat(input[target]);
+    high_target = high_target || score == kInfinity;
+    low_target = low_target || score == -kInfinity;
+  }
+  if ((high_target && high) || (low_target && low)) return kNan;  // inf - inf
+  if (high || (low_target && any)) return std::numeric_limits<double>::infinity();
+  if (!any) return 0;
+  double sum = 0;  // what is left is finite, and masked classes, which add nothing
+  for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) sum += SumScores<T>(batch, row, piece, true).sum;
+  return std::isfinite(sum) ? sum : SumInDouble(input, batch.classes, row);
+}
+
+template <class T>
+double Loss(const Batch &batch, const Row &row, PieceSum sum) {
+  return (sum.finite ? sum.sum : SumNotFinite<T>(batch, row)) / static_cast<double>(batch.classes);
+}
+
+}  // namespace
+}  // namespace MLML_LEVEL
+}  // namespace mlml

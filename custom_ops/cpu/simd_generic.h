@@ -1,0 +1,48 @@
+// The vector operations for any processor, in plain code. Included by simd.h, which says what each does.
+#pragma once
+
+#include "simd_plain.h"
+
+namespace mlml {
+namespace MLML_LEVEL {
+
+inline Floats Load(const Float16 *from) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = ToFloat(from[i]);
+  return value;
+}
+
+inline void Store(Float16 *to, Floats value) {
+  for (int i = 0; i < kLanes; ++i) to[i] = FromDouble<Float16>(value[i]);
+}
+
+inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
+inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
+inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
+inline Floats Gather(const float *entries, Ints index) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = entries[index[i]];
+  return value;
+}
+
+template <int kSize>
+class Table {
+ public:
+  explicit Table(const float *entries) : entries_(entries) {
+    if constexpr (kSize <= kLanes) {
+      float padded[kLanes] = {};
+      std::memcpy(padded, entries, kSize * sizeof(float));
+      register_ = Load(padded);
+    }
+  }
+
+  MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
+  MLML_INLINE Floats operator()(Ints index) const { return Gather(entries_, index); }
+
+ private:
+  Floats register_;
+  const float *entries_;
+};
+
+}  // namespace MLML_LEVEL
+}  // namespace mlml
