@@ -91,7 +91,7 @@ class BuildKernels(build_ext):
         # In this order: where the linker finds a function of the standard library in several of the objects, it takes
         # the first, which every processor must be able to run.
         jobs = [(others, self.build_temp, [])]
-        jobs += [([rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *LEVELS[level]]) for level in LEVELS]
+        jobs += [([rows], Path(self.build_temp, level), [f"-DMLML_ISA={level}", *LEVELS[level]]) for level in LEVELS]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [name for names in pool.map(lambda job: self._compile(ext, *job), jobs) for name in names]
         self.compiler.link_shared_object(

@@ -36,7 +36,7 @@ def build(folder, fuzzed):
     jobs.append((NATIVE / "fuzz_row.cpp", sanitized, "fuzz_row"))
     for level, flags in LEVELS.items():
         extra = sanitized if level == fuzzed else ["-O0"]
-        jobs.append((KERNELS / "row.cpp", [f"-DMLML_LEVEL={level}", *flags, *extra], f"row_{level}"))
+        jobs.append((KERNELS / "row.cpp", [f"-DMLML_ISA={level}", *flags, *extra], f"row_{level}"))
     objects = [Path(folder, name + ".o") for _, _, name in jobs]
     running = [
         subprocess.Popen(["clang++", *common, *extra, "-c", source, "-o", target])

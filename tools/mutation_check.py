@@ -26,7 +26,7 @@ LEVELS = {
     "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
 }
 MAIN, AOT, HALF = "cpu/multilabel_margin_loss.cpp", "aot.h", "cpu/float16.h"
-TARGETS, TREE, BLOCK = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_block.h"
+TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 CASES = 4000
 
@@ -35,9 +35,9 @@ MUTANTS = [
     ("a target equal to C is let through", TARGETS, "labels[count] >= batch.classes", "labels[count] > batch.classes"),
     ("0 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] > 0;"),
     ("only -1 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] != -1;"),
-    ("one label more is read", TARGETS, "count < batch.labels &&", "count <= batch.labels &&"),
-    ("the last label is not read", TARGETS, "count < batch.labels &&", "count + 1 < batch.labels &&"),
-    ("labels are found by the number of classes", TARGETS, "index * batch.labels;", "index * batch.classes;"),
+    ("one label more is read", TARGETS, "count < batch.num_labels &&", "count <= batch.num_labels &&"),
+    ("the last label is not read", TARGETS, "count < batch.num_labels &&", "count + 1 < batch.num_labels &&"),
+    ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
     ("the threshold's margin is 0", TARGETS, "-(1.0f - score)", "-(0.0f - score)"),
     ("the threshold is rounded otherwise", TARGETS, "-(1.0f - score)", "std::nextafter(score - 1.0f, kInfinity)"),
     (
@@ -67,23 +67,23 @@ MUTANTS = [
         "row->absent = masked ? -kInfinity : kLowest;",
         "row->absent = kLowest;",
     ),
-    ("targets are not taken out", BLOCK, "scores[row.targets[row.by_block[j]] - begin] = row.absent;", ";"),
+    ("targets are not taken out", TILE, "scores[row.targets[row.by_tile[j]] - begin] = row.absent;", ";"),
     (
         "the padding counts",
-        BLOCK,
+        TILE,
         "i % kGroup != 0; ++i) scores[i] = row.absent;",
         "i % kGroup != 0; ++i) scores[i] = 1e30f;",
     ),
     (
-        "a block with targets is taken as it lies",
-        BLOCK,
-        "BlockBegin(row, block) == row.block_ends[block]) {",
+        "a tile with targets is taken as it lies",
+        TILE,
+        "TileBegin(row, tile) == row.tile_ends[tile]) {",
         "true) {",
     ),
-    ("a block's remainder is not copied", BLOCK, "if (!copy && count % kGroup == 0 &&", "if (!copy &&"),
+    ("a tile's remainder is not copied", TILE, "if (!copy && count % kGroup == 0 &&", "if (!copy &&"),
     (
         "scores that are not finite go unnoticed",
-        BLOCK,
+        TILE,
         "check_[v % 2] += group[v] * 0.0f;",
         "check_[v % 2] += Floats{};",
     ),
@@ -94,8 +94,8 @@ MUTANTS = [
         "static_cast<float>(static_cast<double>(k) * base - sum)",
         "static_cast<float>(static_cast<double>(k) * sorted[0] - sum)",
     ),
-    ("the vectors' NaN is lost", BLOCK, "    check += score * 0.0f;", "    check += Floats{};"),
-    ("the remainder's NaN is lost", BLOCK, "    sum += score * 0.0f;", "    sum += 0.0f;"),
+    ("the vectors' NaN is lost", TILE, "    check += score * 0.0f;", "    check += Floats{};"),
+    ("the remainder's NaN is lost", TILE, "    sum += score * 0.0f;", "    sum += 0.0f;"),
     (
         "hinges below 0 are added",
         LOSS,
@@ -126,30 +126,30 @@ MUTANTS = [
     (
         "a target's gradient has the wrong sign",
         GRADIENT,
-        "total[row.targets[*j] % kBlock] -= active[*j];",
-        "total[row.targets[*j] % kBlock] += active[*j];",
+        "total[row.targets[*j] % kTile] -= active[*j];",
+        "total[row.targets[*j] % kTile] += active[*j];",
     ),
     (
         "a repeated class counts once",
         GRADIENT,
-        "total[row.targets[*j] % kBlock] -= active[*j];",
-        "total[row.targets[*j] % kBlock] = -active[*j];",
+        "total[row.targets[*j] % kTile] -= active[*j];",
+        "total[row.targets[*j] % kTile] = -active[*j];",
     ),
-    ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kBlock] = 0;", ";"),
+    ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kTile] = 0;", ";"),
     ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
     ("a target counts its own rank", GRADIENT, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
     ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(kNan));", ";"),
     (
         "rows without targets are not written",
         GRADIENT,
-        "std::memset(output + block * kBlock, 0, count * sizeof(T));",
+        "std::memset(output + tile * kTile, 0, count * sizeof(T));",
         ";",
     ),
     (
-        "the last class of a block is not written",
+        "the last class of a tile is not written",
         GRADIENT,
-        "StoreBlock(values, count, output",
-        "StoreBlock(values, count - 1, output",
+        "StoreTile(values, count, output",
+        "StoreTile(values, count - 1, output",
     ),
     ("the mean is a sum", MAIN, "reduction == Reduction::kMean && !losses.empty()", "false && !losses.empty()"),
     (
@@ -186,7 +186,7 @@ MUTANTS = [
     ),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
     ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
-    ("no label is let through", AOT, "if (batch.labels <= 0) {", "if (batch.labels < -1) {"),
+    ("no label is let through", AOT, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
     (
         "no class is let through",
         AOT,
@@ -200,7 +200,7 @@ def compile_objects(sources, folder, level_of_rows):
     """Compiles the library's sources; row.cpp once for each of the levels. Returns the objects by name, or None."""
     jobs = {path.stem: [path, []] for path in sorted((sources / "cpu").glob("*.cpp")) if path.stem != "row"}
     for level in level_of_rows:
-        jobs[f"row_{level}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_LEVEL={level}", *LEVELS[level]]]
+        jobs[f"row_{level}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_ISA={level}", *LEVELS[level]]]
     objects = {}
     for name, (path, extra) in jobs.items():
         objects[name] = folder / f"{name}.o"

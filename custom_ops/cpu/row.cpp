@@ -1,19 +1,19 @@
 // The loss and the gradient of one row, in parts. Compiled once for each instruction set, into the namespace
-// MLML_LEVEL.
+// MLML_ISA.
 #include "row.h"
 
 // In reading order.
 // clang-format off
 #include "row_targets.h"   // the targets and their thresholds
 #include "row_tree.h"      // the thresholds, sorted
-#include "row_block.h"     // the scores, a block of classes at a time
+#include "row_tile.h"     // the scores, a tile of classes at a time
 #include "row_search.h"    // the rank of each score among the thresholds
 #include "row_loss.h"      // the sum of the hinges
 #include "row_gradient.h"  // the numbers of active pairs
 // clang-format on
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
 template <class T>
@@ -25,5 +25,5 @@ constexpr RowKernels kKernels = {PrepareLoss<T>, SumPiece<T>,      Loss<T>,     
 extern const RowKernels kFloat16 = kKernels<Float16>;
 extern const RowKernels kFloat32 = kKernels<float>;
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

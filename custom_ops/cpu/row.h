@@ -44,20 +44,20 @@ struct SortEntry {
 // the sorted thresholds, let k be less than a score x: its rank. The class with that score adds to the row's loss
 //   sum over these k thresholds of x - q = k * (x - base) + rest[k], for a base among them.
 struct Row {
-  int64_t index = 0;                // in the batch
-  double scale = 0;                 // the gradient of one active pair
-  std::vector<int32_t> targets;     // y[0..T)
-  std::vector<float> thresholds;    // of each target, padded by +inf
-  std::vector<int64_t> by_block;    // the positions in targets, ordered by the block of classes that the target is in
-  std::vector<int64_t> block_ends;  // where each block's targets end in by_block
-  float absent = 0;                 // a score that no threshold is less than: it stands for targets and padding
-  AlignedFloats sorted;             // the thresholds, sorted, padded by +inf to 2^levels leaves
-  std::vector<int32_t> ranks;       // of each threshold: how many are less
-  int levels = 0;                   // of the search tree; 0 if there is none
-  int64_t leaf = 1;                 // how many thresholds one leaf of the tree has
-  std::vector<float> tree;          // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
-  std::vector<float> top;           // its first levels once more, spread out: entry i of level d at d * 2^levels + i
-  std::vector<float> base, rest;    // as above; row.cpp says where a base stands
+  int64_t index = 0;               // in the batch
+  double scale = 0;                // the gradient of one active pair
+  std::vector<int32_t> targets;    // y[0..T)
+  std::vector<float> thresholds;   // of each target, padded by +inf
+  std::vector<int64_t> by_tile;    // the positions in targets, ordered by the tile of classes that the target is in
+  std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
+  float absent = 0;                // a score that no threshold is less than: it stands for targets and padding
+  AlignedFloats sorted;            // the thresholds, sorted, padded by +inf to 2^levels leaves
+  std::vector<int32_t> ranks;      // of each threshold: how many are less
+  int levels = 0;                  // of the search tree; 0 if there is none
+  int64_t leaf = 1;                // how many thresholds one leaf of the tree has
+  std::vector<float> tree;         // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
+  std::vector<float> top;          // its first levels once more, spread out: entry i of level d at d * 2^levels + i
+  std::vector<float> base, rest;   // as above; row.cpp says where a base stands
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
 };

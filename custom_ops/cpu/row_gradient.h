@@ -12,7 +12,7 @@
 #include "row_search.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
 // How many vectors the inner loops work on side by side.
@@ -39,9 +39,9 @@ void StartCounts(const Row &row, Counts *counts) {
 }
 
 template <int kTargets = kFewTargetsGradient, class Source>
-void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
+void GradientFew(const Tile<Source> &tile, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
   if (static_cast<int>(row.targets.size()) < kTargets) {
-    if constexpr (kTargets > 1) GradientFew<kTargets - 1>(block, row, counts, check, gradient);
+    if constexpr (kTargets > 1) GradientFew<kTargets - 1>(tile, row, counts, check, gradient);
     return;
   }
   const Table<kFewTargetsGradient * 2> value(row.value.data());
@@ -49,9 +49,9 @@ void GradientFew(const Block<Source> &block, const Row &row, Counts *counts, Fin
   LaneCounter active[kTargets];
   for (int j = 0; j < kTargets; ++j) thresholds[j] = Fill(row.thresholds[j]);
   FiniteCheck finite = *check;
-  for (int64_t i = 0; i < block.count; i += kGradientVectors * kLanes) {
+  for (int64_t i = 0; i < tile.count; i += kGradientVectors * kLanes) {
     Floats scores[kGradientVectors];
-    block.LoadGroup(i, scores);
+    tile.LoadGroup(i, scores);
     finite.Add(scores);
 #pragma GCC unroll 8
     for (int v = 0; v < kGradientVectors; ++v) {
@@ -87,14 +87,14 @@ struct StoreGradients {
 };
 
 template <class Source>
-void GradientRanked(const Block<Source> &block, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
-  int32_t counters[kBlock];
+void GradientRanked(const Tile<Source> &tile, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
+  int32_t counters[kTile];
   StoreGradients store{gradient, counters, counts->log2_ways, *check};
-  Search<kGradientVectors>(block, row, row.value.data(), store);
+  Search<kGradientVectors>(tile, row, row.value.data(), store);
   *check = store.check;
   uint32_t *count = counts->counts.data();
   const int ways = 1 << counts->log2_ways;
-  for (int64_t i = 0; i < block.count; i += 8) {
+  for (int64_t i = 0; i < tile.count; i += 8) {
     for (int lane = 0; lane < 8; ++lane) ++count[counters[i + lane] + (lane & (ways - 1))];
   }
 }
@@ -105,18 +105,18 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
   T *output = static_cast<T *>(gradient) + row.index * batch.classes;
   FiniteCheck check;
   bool finite = true;
-  for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
-    const int64_t count = std::min(kBlock, batch.classes - block * kBlock);
+  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
+    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
     if (row.targets.empty()) {
-      std::memset(output + block * kBlock, 0, count * sizeof(T));
+      std::memset(output + tile * kTile, 0, count * sizeof(T));
       continue;
     }
-    float values[kBlock];
-    finite &= WithBlock<T>(input, batch.classes, row, block, output, false, [&](const auto &scores) {
+    float values[kTile];
+    finite &= WithTile<T>(input, batch.classes, row, tile, output, false, [&](const auto &scores) {
       row.levels == 0 ? GradientFew(scores, row, counts, &check, values)
                       : GradientRanked(scores, row, counts, &check, values);
     });
-    StoreBlock(values, count, output + block * kBlock);
+    StoreTile(values, count, output + tile * kTile);
   }
   return row.targets.empty() || (finite && check.Finite());
 }
@@ -146,19 +146,19 @@ void FinishGradient(const Batch &batch, const Row &row, bool finite, const Count
     return;
   }
   const std::vector<int64_t> active = ActiveClasses(row, counts);
-  int64_t total[kBlock] = {};  // per class of a block: a class may be a target more than once
-  for (int64_t block = 0; block < Blocks(batch.classes); ++block) {
-    const int64_t *begin = row.by_block.data() + BlockBegin(row, block);
-    const int64_t *end = row.by_block.data() + row.block_ends[block];
-    for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kBlock] -= active[*j];
+  int64_t total[kTile] = {};  // per class of a tile: a class may be a target more than once
+  for (int64_t tile = 0; tile < Tiles(batch.classes); ++tile) {
+    const int64_t *begin = row.by_tile.data() + TileBegin(row, tile);
+    const int64_t *end = row.by_tile.data() + row.tile_ends[tile];
+    for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kTile] -= active[*j];
     for (const int64_t *j = begin; j < end; ++j) {
       const int32_t target = row.targets[*j];
-      output[target] = FromDouble<T>(static_cast<double>(total[target % kBlock]) * row.scale);
+      output[target] = FromDouble<T>(static_cast<double>(total[target % kTile]) * row.scale);
     }
-    for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kBlock] = 0;
+    for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kTile] = 0;
   }
 }
 
 }  // namespace
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -13,7 +13,7 @@
 #include "row_search.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
 // How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
@@ -51,10 +51,10 @@ void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
 
 // Each term of the loss is rounded to float32, as documented, and added in double.
 template <class Source>
-void SumTerms(const Block<Source> &block, const Row &row, DoubleSum *sum, FiniteCheck *check) {
-  for (int64_t i = 0; i < block.count; i += kSumVectors * kLanes) {
+void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum, FiniteCheck *check) {
+  for (int64_t i = 0; i < tile.count; i += kSumVectors * kLanes) {
     Floats scores[kSumVectors];
-    block.LoadGroup(i, scores);
+    tile.LoadGroup(i, scores);
     check->Add(scores);
     for (size_t j = 0; j < row.targets.size(); ++j) {
       const Floats threshold = Fill(row.thresholds[j]);
@@ -89,9 +89,9 @@ struct AddHinges {
 };
 
 template <class Source>
-void SumRanked(const Block<Source> &block, const Row &row, DoubleSum *sum) {
+void SumRanked(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
   AddHinges add{Table<kBases>(row.base.data()), *sum};
-  Search<kSumVectors>(block, row, row.rest.data(), add);
+  Search<kSumVectors>(tile, row, row.rest.data(), add);
   *sum = add.total;
 }
 
@@ -104,8 +104,8 @@ PieceSum SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp
   const bool few = static_cast<int64_t>(row.targets.size()) * batch.classes <= kFewPairs;
   DoubleSum sum;
   FiniteCheck check;
-  for (int64_t block = piece * kBlocksPerPiece; block < PieceEnd(batch.classes, piece); ++block) {
-    result.finite &= WithBlock<T>(input, batch.classes, row, block, nullptr, clamp, [&](const auto &scores) {
+  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
+    result.finite &= WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
       few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum);
     });
   }
@@ -123,10 +123,10 @@ PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
 template <class T>
 double SumInDouble(const T *input, int64_t classes, const Row &row) {
   double sum = 0;
-  for (int64_t block = 0; block < Blocks(classes); ++block) {
-    float scores[kBlock];
-    LoadBlock(input, classes, row, block, scores);
-    const int64_t count = std::min(kBlock, classes - block * kBlock);
+  for (int64_t tile = 0; tile < Tiles(classes); ++tile) {
+    float scores[kTile];
+    LoadTile(input, classes, row, tile, scores);
+    const int64_t count = std::min(kTile, classes - tile * kTile);
     for (int32_t target : row.targets) {
       const double margin = 1.0 - ToFloat(input[target]);
       for (int64_t i = 0; i < count; ++i) sum += std::max(0.0, margin + scores[i]);
@@ -140,13 +140,13 @@ template <class T>
 double SumNotFinite(const Batch &batch, const Row &row) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   bool high = false, any = false, low = false;  // of the classes that are not targets: +inf, any at all, -inf
-  for (int64_t block = 0; block < Blocks(batch.classes); ++block) {
-    const int64_t begin = block * kBlock;
-    bool is_target[kBlock] = {};
-    for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
-      is_target[row.targets[row.by_block[j]] - begin] = true;
+  for (int64_t tile = 0; tile < Tiles(batch.classes); ++tile) {
+    const int64_t begin = tile * kTile;
+    bool is_target[kTile] = {};
+    for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
+      is_target[row.targets[row.by_tile[j]] - begin] = true;
     }
-    for (int64_t i = begin; i < std::min(begin + kBlock, batch.classes); ++i) {
+    for (int64_t i = begin; i < std::min(begin + kTile, batch.classes); ++i) {
       const float score = ToFloat(input[i]);
       if (std::isnan(score)) return kNan;
       if (is_target[i - begin]) continue;
@@ -175,5 +175,5 @@ double Loss(const Batch &batch, const Row &row, PieceSum sum) {
 }
 
 }  // namespace
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -5,11 +5,11 @@
 
 #include <type_traits>
 
-#include "row_block.h"
+#include "row_tile.h"
 #include "row_tree.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
 template <int kSize, int kVectors>
@@ -111,13 +111,13 @@ constexpr int kBases = 1 << kBaseLevels;
 
 // Finds the ranks where each leaf is one threshold.
 template <int kVectors, int kLevels, class Source, class Use>
-MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const float *entries, Use &use) {
+MLML_INLINE void SearchTree(const Tile<Source> &tile, const Row &row, const float *entries, Use &use) {
   const Tree<kLevels> tree(row);
   const Table<1 << kLevels> table(entries);
-  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
+  for (int64_t i = 0; i < tile.count; i += kVectors * kLanes) {
     Floats scores[kVectors], found[kVectors];
     Ints ranks[kVectors];
-    block.LoadGroup(i, scores);
+    tile.LoadGroup(i, scores);
     tree.Rank(scores, ranks);
     LookUp(table, ranks, found);
     use(i, scores, ranks, found, std::bool_constant<(kLevels <= kBaseLevels)>());
@@ -126,14 +126,14 @@ MLML_INLINE void SearchTree(const Block<Source> &block, const Row &row, const fl
 
 // Finds the ranks where the leaves are as wide as a vector: first each score's leaf, then its place there.
 template <int kVectors, class Tree, class Source, class Use>
-MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const Tree &tree, const float *entries,
+MLML_INLINE void SearchLeaves(const Tile<Source> &tile, const Row &row, const Tree &tree, const float *entries,
                               Use &use) {
-  int32_t ranks_of[kBlock];
-  float scores_of[kBlock], found_of[kBlock];
-  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
+  int32_t ranks_of[kTile];
+  float scores_of[kTile], found_of[kTile];
+  for (int64_t i = 0; i < tile.count; i += kVectors * kLanes) {
     Floats scores[kVectors];
     Ints leaves[kVectors];
-    block.LoadGroup(i, scores);
+    tile.LoadGroup(i, scores);
     tree.Rank(scores, leaves);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -142,13 +142,13 @@ MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const 
     }
   }
   const float *sorted = row.sorted.data();
-  for (int64_t i = 0; i < block.count; ++i) {
+  for (int64_t i = 0; i < tile.count; ++i) {
     const int64_t leaf = ranks_of[i];
     const int64_t rank = leaf + LanesGreater(Fill(scores_of[i]), Load(sorted + leaf));
     ranks_of[i] = static_cast<int32_t>(rank);
     found_of[i] = entries[rank];
   }
-  for (int64_t i = 0; i < block.count; i += kVectors * kLanes) {
+  for (int64_t i = 0; i < tile.count; i += kVectors * kLanes) {
     Floats scores[kVectors], found[kVectors];
     Ints ranks[kVectors];
 #pragma GCC unroll 8
@@ -161,20 +161,20 @@ MLML_INLINE void SearchLeaves(const Block<Source> &block, const Row &row, const 
   }
 }
 
-// Calls use(i, scores, ranks, entries[ranks], whether any rank is less than kBases) for each group of the block.
+// Calls use(i, scores, ranks, entries[ranks], whether any rank is less than kBases) for each group of the tile.
 template <int kVectors, int kLevels = 1, class Source, class Use>
-MLML_INLINE void Search(const Block<Source> &block, const Row &row, const float *entries, Use &use) {
+MLML_INLINE void Search(const Tile<Source> &tile, const Row &row, const float *entries, Use &use) {
   if constexpr (kLevels > kRegisterLevels) {
-    SearchLeaves<kVectors>(block, row, DeepTree(row), entries, use);
+    SearchLeaves<kVectors>(tile, row, DeepTree(row), entries, use);
   } else if (row.levels != kLevels) {
-    Search<kVectors, kLevels + 1>(block, row, entries, use);
+    Search<kVectors, kLevels + 1>(tile, row, entries, use);
   } else if (row.leaf == 1) {
-    SearchTree<kVectors, kLevels>(block, row, entries, use);
+    SearchTree<kVectors, kLevels>(tile, row, entries, use);
   } else {
-    SearchLeaves<kVectors>(block, row, Tree<kLevels>(row), entries, use);
+    SearchLeaves<kVectors>(tile, row, Tree<kLevels>(row), entries, use);
   }
 }
 
 }  // namespace
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

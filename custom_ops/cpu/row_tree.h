@@ -12,7 +12,7 @@
 #include "row_targets.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
 // Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
@@ -94,7 +94,7 @@ void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
   ReadTargets(batch, index, row);
   row->levels = 0;
   if (row->targets.empty()) return;
-  GroupByBlock(batch.classes, row);
+  GroupByTile(batch.classes, row);
   ComputeThresholds(static_cast<const T *>(batch.input) + index * batch.classes, row);
   const bool masked = std::find(row->thresholds.begin(), row->thresholds.end(), -kInfinity) != row->thresholds.end();
   row->absent = masked ? -kInfinity : kLowest;
@@ -103,5 +103,5 @@ void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
 }
 
 }  // namespace
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

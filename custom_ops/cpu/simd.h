@@ -14,7 +14,7 @@
 #define MLML_INLINE __attribute__((always_inline)) inline
 
 namespace mlml {
-namespace MLML_LEVEL {  // every level's code has names of its own: the linker must not merge them
+namespace MLML_ISA {  // every instruction set's code has names of its own: the linker must not merge them
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -74,7 +74,7 @@ Floats Gather(const float *entries, Ints index);
 template <int kSize>
 class Table;
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml
 
 #if defined(__AVX512F__)
@@ -86,7 +86,7 @@ class Table;
 #endif
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 
 // A sum of floats, kept in double.
 class DoubleSum {
@@ -108,5 +108,5 @@ class DoubleSum {
   Doubles high_ = {};
 };
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

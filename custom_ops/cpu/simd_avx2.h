@@ -6,7 +6,7 @@
 #include "simd_plain.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 
 inline Floats Load(const Float16 *from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
@@ -46,5 +46,5 @@ class Table {
   const float *entries_;
 };
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 
 inline Floats Load(const Float16 *from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
@@ -88,5 +88,5 @@ inline Floats Gather(const float *entries, Ints index) {
   return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), entries, sizeof(float));
 }
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -4,7 +4,7 @@
 #include "simd_plain.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 
 inline Floats Load(const Float16 *from) {
   Floats value;
@@ -44,5 +44,5 @@ class Table {
   const float *entries_;
 };
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -3,7 +3,7 @@
 #pragma once
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 
 inline Floats ToFloats(Ints value) { return __builtin_convertvector(value, Floats); }
 inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) { return value + ((a > b) & add); }
@@ -28,5 +28,5 @@ class LaneCounter {
   Ints counts_ = {};
 };
 
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml

@@ -49,7 +49,7 @@ template <class T>
 struct Problem {
   const T *input;
   const int32_t *target;
-  int64_t rows, classes, labels;
+  int64_t rows, classes, num_labels;
   int64_t pieces, piece;  // each row is in `pieces` pieces of `piece` classes
 };
 
@@ -105,12 +105,12 @@ struct Row {
 // Reads the labels up to the first negative one.
 template <int kBlock, class T, class Shared>
 __device__ Row<T> ReadRow(const Problem<T> &problem, int64_t index, Shared *shared) {
-  Row<T> row = {problem.input + index * problem.classes, problem.target + index * problem.labels, problem.classes, 0,
-                false};
+  Row<T> row = {problem.input + index * problem.classes, problem.target + index * problem.num_labels, problem.classes,
+                0, false};
   bool more = true;
-  while (more && row.num_targets < problem.labels) {
+  while (more && row.num_targets < problem.num_labels) {
     const int64_t j = row.num_targets + threadIdx.x;
-    const int32_t label = j < problem.labels ? row.labels[j] : -1;
+    const int32_t label = j < problem.num_labels ? row.labels[j] : -1;
     if (threadIdx.x == 0) shared->end = kBlock;
     __syncthreads();
     if (label < 0) atomicMin(&shared->end, static_cast<int>(threadIdx.x));
@@ -766,7 +766,7 @@ void CheckTargets(const Batch &batch, void *workspace, cudaStream_t stream) {
   auto *first = static_cast<unsigned long long *>(workspace);
   Check(cudaMemsetAsync(first, 0xff, sizeof(*first), stream));
   Launch(FindOutOfRange<kThreads>, std::min(batch.rows, kMaxBlocks), kThreads, stream, batch.target, batch.rows,
-         batch.classes, batch.labels, first);
+         batch.classes, batch.num_labels, first);
   unsigned long long found;
   Check(cudaMemcpyAsync(&found, first, sizeof(found), cudaMemcpyDeviceToHost, stream));
   Check(cudaStreamSynchronize(stream));
@@ -775,7 +775,7 @@ void CheckTargets(const Batch &batch, void *workspace, cudaStream_t stream) {
   Check(cudaMemcpyAsync(&value, batch.target + found, sizeof(value), cudaMemcpyDeviceToHost, stream));
   Check(cudaStreamSynchronize(stream));
   const auto position = static_cast<int64_t>(found);
-  FailTarget(batch, position / batch.labels, position % batch.labels, value);
+  FailTarget(batch, position / batch.num_labels, position % batch.num_labels, value);
 }
 
 template <class T>
@@ -785,7 +785,7 @@ Problem<T> Divide(const Batch &batch) {
   const int64_t most = (batch.classes + kLeastPiece - 1) / kLeastPiece;
   const int64_t pieces = std::max<int64_t>(std::min(blocks / batch.rows, most), 1);
   const int64_t piece = (batch.classes + pieces - 1) / pieces;
-  return {static_cast<const T *>(batch.input), batch.target, batch.rows, batch.classes, batch.labels,
+  return {static_cast<const T *>(batch.input), batch.target, batch.rows, batch.classes, batch.num_labels,
           (batch.classes + piece - 1) / piece, piece};
 }
 

@@ -34,15 +34,15 @@ bool HasF16c() {
 }
 #endif
 
-struct Level {
+struct Isa {
   const char *name;
   bool supported;
   const RowKernels &float16;
   const RowKernels &float32;
 };
 
-const Level &SelectLevel() {
-  static const Level levels[] = {
+const Isa &SelectIsa() {
+  static const Isa isas[] = {
 #if defined(__x86_64__)
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -55,24 +55,24 @@ const Level &SelectLevel() {
   };
   const char *wanted = std::getenv("MLML_SIMD");
   std::string names;
-  for (const Level &level : levels) {
-    if (!level.supported) continue;
-    if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, level.name) == 0) return level;
-    names += (names.empty() ? "" : ", ") + std::string(level.name);
+  for (const Isa &isa : isas) {
+    if (!isa.supported) continue;
+    if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, isa.name) == 0) return isa;
+    names += (names.empty() ? "" : ", ") + std::string(isa.name);
   }
   Fail("the environment variable MLML_SIMD must be one of " + names + " on this processor, but got '" + wanted + "'.");
 }
 
 // Read once: Python may change the environment while a kernel runs in another thread.
-const Level &LevelInUse() {
-  static const Level &level = SelectLevel();
-  return level;
+const Isa &IsaInUse() {
+  static const Isa &isa = SelectIsa();
+  return isa;
 }
 
 }  // namespace
 
 const RowKernels &SelectRowKernels(Dtype dtype) {
-  return dtype == Dtype::kFloat16 ? LevelInUse().float16 : LevelInUse().float32;
+  return dtype == Dtype::kFloat16 ? IsaInUse().float16 : IsaInUse().float32;
 }
 
 }  // namespace mlml
@@ -80,7 +80,7 @@ const RowKernels &SelectRowKernels(Dtype dtype) {
 // The name of the instruction set in use, or null if MLML_SIMD names none of this processor's.
 MLML_EXPORT const char *MultilabelMarginLossSimd() {
   try {
-    return mlml::LevelInUse().name;
+    return mlml::IsaInUse().name;
   } catch (const std::exception &) {
     return nullptr;
   }

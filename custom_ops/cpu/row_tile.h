@@ -1,6 +1,6 @@
-// A block of scores, as the inner loops see it: without targets, and in whole groups of vectors.
+// A tile of scores, as the inner loops see it: without targets, and in whole groups of vectors.
 //
-// Where a block has targets or a remainder, it is copied, and scores that are active with nothing stand in for them:
+// Where a tile has targets or a remainder, it is copied, and scores that are active with nothing stand in for them:
 // the inner loops know neither.
 #pragma once
 
@@ -9,18 +9,18 @@
 #include "row_targets.h"
 
 namespace mlml {
-namespace MLML_LEVEL {
+namespace MLML_ISA {
 namespace {
 
-constexpr int64_t kGroup = 8 * kLanes;  // blocks are padded to whole groups
-static_assert(kBlock % kGroup == 0, "blocks are made of groups");
+constexpr int64_t kGroup = 8 * kLanes;  // tiles are padded to whole groups
+static_assert(kTile % kGroup == 0, "tiles are made of groups");
 
-// Loads a block of scores, pads it to whole groups, and takes the targets out. False if a score is not finite, also one
+// Loads a tile of scores, pads it to whole groups, and takes the targets out. False if a score is not finite, also one
 // of a target.
 template <class T>
-bool LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, float *scores) {
-  const int64_t begin = block * kBlock;
-  const int64_t count = std::min(kBlock, classes - begin);
+bool LoadTile(const T *input, int64_t classes, const Row &row, int64_t tile, float *scores) {
+  const int64_t begin = tile * kTile;
+  const int64_t count = std::min(kTile, classes - begin);
   Floats check = {};  // 0, or NaN once a score is infinite or NaN
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -36,26 +36,26 @@ bool LoadBlock(const T *input, int64_t classes, const Row &row, int64_t block, f
     scores[i] = std::max(row.absent, score);
   }
   for (; i % kGroup != 0; ++i) scores[i] = row.absent;
-  for (int64_t j = BlockBegin(row, block); j < row.block_ends[block]; ++j) {
-    scores[row.targets[row.by_block[j]] - begin] = row.absent;
+  for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
+    scores[row.targets[row.by_tile[j]] - begin] = row.absent;
   }
   return sum == 0;
 }
 
 template <class T>
-void StoreBlock(const float *values, int64_t count, T *to) {
+void StoreTile(const float *values, int64_t count, T *to) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) Store(to + i, Load(values + i));
   for (; i < count; ++i) to[i] = FromDouble<T>(values[i]);
 }
 
-// A block of scores, without targets and in whole groups, as the inner loops see it.
+// A tile of scores, without targets and in whole groups, as the inner loops see it.
 template <class Source>
-struct Block {
+struct Tile {
   const Source *scores;
   int64_t count;
-  const char *next;        // the scores of the next block in memory,
-  const char *output;      // the memory that is written when this block is done, if any,
+  const char *next;        // the scores of the next tile in memory,
+  const char *output;      // the memory that is written when this tile is done, if any,
   int64_t size_in_memory;  // and the bytes that one score takes there
 
   // Loads the group at i, and fetches into the cache what will be needed at i.
@@ -70,21 +70,21 @@ struct Block {
   }
 };
 
-// Calls use(block) with a block of the row: as it lies in memory where it can, otherwise, or if told to, a copy in
+// Calls use(tile) with a tile of the row: as it lies in memory where it can, otherwise, or if told to, a copy in
 // which nothing is less than row.absent. False if the copy shows a score that is not finite.
 template <class T, class Use>
-bool WithBlock(const T *input, int64_t classes, const Row &row, int64_t block, const T *output, bool copy, Use use) {
-  const T *scores = input + block * kBlock;
-  const int64_t count = std::min(kBlock, classes - block * kBlock);
-  const char *next = reinterpret_cast<const char *>(scores + kBlock);
-  const char *written = output == nullptr ? nullptr : reinterpret_cast<const char *>(output + block * kBlock);
-  if (!copy && count % kGroup == 0 && BlockBegin(row, block) == row.block_ends[block]) {
-    use(Block<T>{scores, count, next, written, sizeof(T)});
+bool WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, const T *output, bool copy, Use use) {
+  const T *scores = input + tile * kTile;
+  const int64_t count = std::min(kTile, classes - tile * kTile);
+  const char *next = reinterpret_cast<const char *>(scores + kTile);
+  const char *written = output == nullptr ? nullptr : reinterpret_cast<const char *>(output + tile * kTile);
+  if (!copy && count % kGroup == 0 && TileBegin(row, tile) == row.tile_ends[tile]) {
+    use(Tile<T>{scores, count, next, written, sizeof(T)});
     return true;
   }
-  float copied[kBlock];
-  const bool finite = LoadBlock(input, classes, row, block, copied);
-  use(Block<float>{copied, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
+  float copied[kTile];
+  const bool finite = LoadTile(input, classes, row, tile, copied);
+  use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
   return finite;
 }
 
@@ -108,5 +108,5 @@ class FiniteCheck {
 };
 
 }  // namespace
-}  // namespace MLML_LEVEL
+}  // namespace MLML_ISA
 }  // namespace mlml
