@@ -11,6 +11,7 @@ failure it prints the seed and a smaller case that fails too, and exits non-zero
 """
 
 import argparse
+import ctypes
 import json
 import os
 import secrets
@@ -29,7 +30,6 @@ from aot import Kernel  # noqa: E402
 from reference import loss_and_gradient  # noqa: E402
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
-LEVELS = ("baseline", "avx2", "avx512")
 REDUCTIONS = ("none", "mean", "sum")
 GUARD, POISON = 64, 0x5A
 
@@ -150,11 +150,17 @@ class Runner:
             for grad in ("", "Grad")
             for reduction in REDUCTIONS
         }
-        self.set_threads = next(iter(self.kernels.values()))._library.MultilabelMarginLossSetThreads
+        self.library = next(iter(self.kernels.values()))._library
+
+    def isas(self):
+        """The names of the instruction sets that the processor has, with spaces between them."""
+        function = self.library.MultilabelMarginLossIsas
+        function.restype = ctypes.c_char_p
+        return function().decode()
 
     def problem(self, case):
         """What is wrong with the results of a case, or None."""
-        self.set_threads(case["threads"])
+        self.library.MultilabelMarginLossSetThreads(case["threads"])
         input = case["input"]
         target = case["target"] if input.ndim == 2 else case["target"][0]
         dout = case["dout"] if input.ndim == 2 or case["reduction"] != "none" else case["dout"].reshape(())
@@ -206,6 +212,9 @@ class Runner:
 def work(arguments):
     """Runs the cases ``first``, ``first + step``, … up to ``cases``; says which one it is at, as a crash ends it."""
     runner = Runner(arguments.library, arguments.catcher)
+    if arguments.isas:
+        print(runner.isas())
+        return 0
     if arguments.replay:
         problem = runner.problem(load(arguments.replay))
         print(problem or "passes")
@@ -296,37 +305,37 @@ def build(folder, flags=SANITIZERS):
     return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), catcher
 
 
-def environment_of(level):
+def environment_of(isa):
     """What a worker needs: the sanitizer's runtime first of all libraries, then that whose functions it replaces."""
     files = ("libasan.so", "libstdc++.so")
     commands = (["g++", f"-print-file-name={file}"] for file in files)
     paths = [subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip() for c in commands]
     return {
         **os.environ,
-        "MLML_SIMD": level,
+        "MLML_SIMD": isa,
         "LD_PRELOAD": " ".join(paths),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python leaks
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 
 
-def run_worker(level, *options):
+def run_worker(isa, *options):
     """Runs this program as a worker; returns its exit status and its output."""
     command = [sys.executable, __file__, *map(str, options)]
-    result = subprocess.run(command, env=environment_of(level), capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment_of(isa), capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 
-def report(seed, level, output, libraries, folder):
+def report(seed, isa, output, libraries, folder):
     """Prints the failing case, made smaller."""
     said = [line for line in output[1].splitlines() if not line.startswith("case ")]
     index = int([line for line in output[1].splitlines() if line.startswith("case ")][-1].split()[1])
-    print(f"FAILED: seed {seed}, case {index}, {level}", *said, output[2][-3000:], sep="\n")
+    print(f"FAILED: seed {seed}, case {index}, {isa}", *said, output[2][-3000:], sep="\n")
     path = Path(folder, "case.npz")
 
     def fails(case):
         save(case, path)
-        return run_worker(level, *libraries, "--replay", path)[0] != 0
+        return run_worker(isa, *libraries, "--replay", path)[0] != 0
 
     case = make_case(seed, index)
     print(
@@ -340,6 +349,7 @@ def main():
     parser.add_argument("--cases", type=int, default=20000)
     for hidden in ("--library", "--catcher", "--replay"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--isas", action="store_true", help=argparse.SUPPRESS)
     for hidden, default in (("--first", 0), ("--step", 1)):
         parser.add_argument(hidden, type=int, default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -351,22 +361,23 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         library, catcher = build(folder)
         libraries = ["--library", library, "--catcher", catcher]
-        levels = [level for level in LEVELS if run_worker(level, *libraries, "--seed", 0, "--cases", 1)[0] == 0]
-        if "baseline" not in levels:
-            sys.exit("\n".join(run_worker("baseline", *libraries, "--seed", 0, "--cases", 1)[1:]))
-        print(f"instruction sets: {', '.join(levels)}", flush=True)
-        shares = [(levels[i % len(levels)], i) for i in range(2 * len(levels))]
+        status, names, errors = run_worker("", *libraries, "--isas")
+        if status != 0:
+            sys.exit(names + errors)
+        isas = names.split()
+        print(f"instruction sets: {', '.join(isas)}", flush=True)
+        shares = [(isas[i % len(isas)], i) for i in range(2 * len(isas))]
 
         def run_share(share):
-            level, first = share
+            isa, first = share
             options = ["--seed", seed, "--cases", arguments.cases, "--first", first, "--step", len(shares)]
-            return level, run_worker(level, *libraries, *options)
+            return isa, run_worker(isa, *libraries, *options)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             results = list(pool.map(run_share, shares))
-        failures = [(level, output) for level, output in results if output[0] != 0]
-        for level, output in failures:
-            report(seed, level, output, libraries, folder)
+        failures = [(isa, output) for isa, output in results if output[0] != 0]
+        for isa, output in failures:
+            report(seed, isa, output, libraries, folder)
         if not failures:
             print(f"{arguments.cases} cases passed, forward and backward")
     return 1 if failures else 0

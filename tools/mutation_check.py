@@ -11,6 +11,7 @@ either. Mutants that compute the same are not listed. Exits non-zero if a mutant
 
 import argparse
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-LEVELS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
-}
+ISA_FLAGS = runpy.run_path(str(ROOT / "custom_ops" / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 MAIN, AOT, HALF = "cpu/multilabel_margin_loss.cpp", "aot.h", "cpu/float16.h"
 TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
@@ -196,11 +193,11 @@ MUTANTS = [
 ]
 
 
-def compile_objects(sources, folder, level_of_rows):
-    """Compiles the library's sources; row.cpp once for each of the levels. Returns the objects by name, or None."""
+def compile_objects(sources, folder, isas_of_rows):
+    """Compiles the library's sources, row.cpp for each of the isas. Returns the objects by name, or None."""
     jobs = {path.stem: [path, []] for path in sorted((sources / "cpu").glob("*.cpp")) if path.stem != "row"}
-    for level in level_of_rows:
-        jobs[f"row_{level}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_ISA={level}", *LEVELS[level]]]
+    for isa in isas_of_rows:
+        jobs[f"row_{isa}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_ISA={isa}", *ISA_FLAGS[isa]]]
     objects = {}
     for name, (path, extra) in jobs.items():
         objects[name] = folder / f"{name}.o"
@@ -272,7 +269,7 @@ def main():
         catcher = base / "call.so"
         source = ROOT / "tests" / "native" / "call.cpp"
         subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", catcher, source], check=True)
-        originals = compile_objects(ROOT / "custom_ops", base, LEVELS)
+        originals = compile_objects(ROOT / "custom_ops", base, ISA_FLAGS)
         link(originals, base / "_cpu.so")
         reason = fails_a_test(base / "_cpu.so", catcher)
         if reason:
