@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "definition.h"
+
 enum TypeId : int {};  // MindSpore's; only ever copied from an input to an output
 
 // MindSpore's, as far as a library can use it: the sizes of the memory that a kernel wants to be lent, which then comes
@@ -30,7 +32,6 @@ struct AotExtra {
 namespace mlml {
 
 enum class Dtype { kFloat16, kFloat32 };
-enum class Reduction { kNone, kMean, kSum };
 
 // The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
 // one row.

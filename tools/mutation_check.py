@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 ISA_FLAGS = runpy.run_path(str(ROOT / "custom_ops" / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
-MAIN, AOT, HALF = "cpu/multilabel_margin_loss.cpp", "aot.h", "cpu/float16.h"
+AOT, DEFINITION = "aot.h", "definition.h"
+MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 CASES = 4000
@@ -35,8 +36,8 @@ MUTANTS = [
     ("one label more is read", TARGETS, "count < batch.num_labels &&", "count <= batch.num_labels &&"),
     ("the last label is not read", TARGETS, "count < batch.num_labels &&", "count + 1 < batch.num_labels &&"),
     ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
-    ("the threshold's margin is 0", TARGETS, "-(1.0f - score)", "-(0.0f - score)"),
-    ("the threshold is rounded otherwise", TARGETS, "-(1.0f - score)", "std::nextafter(score - 1.0f, kInfinity)"),
+    ("the threshold's margin is 0", DEFINITION, "-(1.0f - p)", "-(0.0f - p)"),
+    ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "std::nextafter(p - 1.0f, INFINITY)"),
     (
         "equal thresholds do not share a rank",
         TREE,
@@ -105,20 +106,30 @@ MUTANTS = [
         "for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];",
         "for (int v = 0; v < stride / 2; ++v) hinges[v] += hinges[v + stride];",
     ),
+    ("the loss is not divided by C", LOSS, "RowSum(sum) / static_cast<double>(batch.classes)", "RowSum(sum)"),
+    ("float32 overflows on the way", LOSS, "if (!std::isfinite(sum.sum) &&", "if (false &&"),
+    ("what is not finite in a piece is not looked for", LOSS, "if (finite) return {sum, 0};", "return {sum, 0};"),
     (
-        "the loss is not divided by C",
+        "masked classes spoil the sum",
         LOSS,
-        "SumNotFinite<T>(batch, row)) / static_cast<double>(batch.classes)",
-        "SumNotFinite<T>(batch, row)) / 1.0",
+        "SumScores<T>(batch, row, piece, true,",
+        "SumScores<T>(batch, row, piece, false,",
     ),
-    ("NaN is dropped", LOSS, "if (std::isnan(score)) return kNan;", ";"),
-    ("inf - inf is infinite", LOSS, "if ((high_target && high) || (low_target && low)) return kNan;", ";"),
+    ("NaN of a target is dropped", DEFINITION, "return (score != score ? kNan : 0) |", "return"),
     (
-        "float32 overflows on the way",
-        LOSS,
-        "return std::isfinite(sum) ? sum : SumInDouble(input, batch.classes, row);",
-        "return sum;",
+        "NaN of another class is dropped",
+        DEFINITION,
+        "return kAnyOther | (score != score ? kNan : 0) |",
+        "return kAnyOther |",
     ),
+    ("+inf of a target is not seen", DEFINITION, "(score == INFINITY ? kHighTarget : 0)", "0"),
+    ("-inf of a target is not seen", DEFINITION, "(score == -INFINITY ? kLowTarget : 0)", "0"),
+    ("+inf of another class is not seen", DEFINITION, "(score == INFINITY ? kHighOther : 0)", "0"),
+    ("-inf of another class is not seen", DEFINITION, "(score == -INFINITY ? kLowOther : 0)", "0"),
+    ("inf - inf is infinite", DEFINITION, "has(kHighTarget | kHighOther) ||", ""),
+    ("-inf - -inf is infinite", DEFINITION, " || has(kLowTarget | kLowOther)", ""),
+    ("+inf is a score as any", DEFINITION, "if (has(kHighOther)) return INFINITY;", ""),
+    ("a target of -inf adds infinity to nothing", DEFINITION, "has(kAnyOther) ? INFINITY : 0", "INFINITY"),
     ("the gradient loses the dout", GRADIENT, "static_cast<double>(k) * scale)", "static_cast<double>(k))"),
     (
         "a target's gradient has the wrong sign",
@@ -135,7 +146,7 @@ MUTANTS = [
     ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kTile] = 0;", ";"),
     ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
     ("a target counts its own rank", GRADIENT, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
-    ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(kNan));", ";"),
+    ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(NAN));", ";"),
     (
         "rows without targets are not written",
         GRADIENT,
@@ -148,19 +159,10 @@ MUTANTS = [
         "StoreTile(values, count, output",
         "StoreTile(values, count - 1, output",
     ),
-    ("the mean is a sum", MAIN, "reduction == Reduction::kMean && !losses.empty()", "false && !losses.empty()"),
-    (
-        "the mean of no rows is NaN",
-        MAIN,
-        "reduction == Reduction::kMean && !losses.empty()",
-        "reduction == Reduction::kMean",
-    ),
-    (
-        "the gradient of the mean is that of the sum",
-        MAIN,
-        "(reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0)",
-        "1.0",
-    ),
+    ("the mean is a sum", MAIN, "sum / Divisor(", "sum + 0 * Divisor("),
+    ("the mean of no rows is NaN", DEFINITION, "std::max<int64_t>(rows, 1)", "rows"),
+    ("the gradient of the mean is that of the sum", DEFINITION, " * Divisor(reduction, rows);", ";"),
+    ("the gradient is not divided by C", DEFINITION, "static_cast<double>(classes) * Divisor", "Divisor"),
     ("every row has the dout of the first", MAIN, "dout[reduction == Reduction::kNone ? row : 0]", "dout[0]"),
     (
         "a shared row loses a worker's counts",
@@ -171,8 +173,8 @@ MUTANTS = [
     (
         "a shared row loses its last piece",
         MAIN,
-        "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PieceSum sum",
-        "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PieceSum sum",
+        "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PartialSum sum",
+        "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PartialSum sum",
     ),
     ("float16 denormals are lost", HALF, "result *= 0x1p112f;", "result *= magnitude < 0x400u ? 0.0f : 0x1p112f;"),
     (

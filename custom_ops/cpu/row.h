@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../aot.h"
+#include "../definition.h"
 
 namespace mlml {
 
@@ -62,12 +63,6 @@ struct Row {
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
 };
 
-// What a piece adds to its row's loss.
-struct PieceSum {
-  double sum = 0;
-  bool finite = true;  // no score in the piece is infinite or NaN
-};
-
 // What the pieces found out about the targets' gradients: the number of classes of rank k (or, where there is no search
 // tree, active with target k) is the sum of the 2^log2_ways counts from k * 2^log2_ways on.
 struct Counts {
@@ -79,18 +74,18 @@ struct Counts {
 struct RowKernels {
   // Reads the targets of row `index`. Throws if one is out of range.
   void (*prepare_loss)(const Batch &batch, int64_t index, Row *row);
-  // The sum of the hinges of one piece's classes.
-  PieceSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
+  // The sum of the hinges of one piece's classes, and what in it is not finite.
+  PartialSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
   // The loss of the row, given the sum of its pieces.
-  double (*loss)(const Batch &batch, const Row &row, PieceSum sum);
+  double (*loss)(const Batch &batch, const Row &row, PartialSum sum);
 
   // The same for the gradient, whose active pairs weigh `scale`; makes room in `counts`.
   void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
   void (*start_counts)(const Row &row, Counts *counts);
-  // Writes the gradient of one piece's classes, 0 for targets, and counts. False if a score is not finite.
+  // Writes the gradient of one piece's classes, 0 for targets, and counts. Returns whether a score is NaN.
   bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);
   // Writes the gradient of the targets, or of the whole row if it has a NaN.
-  void (*finish_gradient)(const Batch &batch, const Row &row, bool finite, const Counts &counts, void *gradient);
+  void (*finish_gradient)(const Batch &batch, const Row &row, bool has_nan, const Counts &counts, void *gradient);
 };
 
 // The kernels for the instruction set in use.

@@ -118,7 +118,9 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
     });
     StoreTile(values, count, output + tile * kTile);
   }
-  return row.targets.empty() || (finite && check.Finite());
+  if (row.targets.empty() || (finite && check.Finite())) return false;
+  const T *end = input + std::min((piece + 1) * kPiece, batch.classes);
+  return std::any_of(input + piece * kPiece, end, [](T score) { return std::isnan(ToFloat(score)); });
 }
 
 // For each target, the number of classes that it is active with.
@@ -137,12 +139,11 @@ std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {
 }
 
 template <class T>
-void FinishGradient(const Batch &batch, const Row &row, bool finite, const Counts &counts, void *gradient) {
+void FinishGradient(const Batch &batch, const Row &row, bool has_nan, const Counts &counts, void *gradient) {
   if (row.targets.empty()) return;
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   T *output = static_cast<T *>(gradient) + row.index * batch.classes;
-  if (!finite && std::any_of(input, input + batch.classes, [](T score) { return std::isnan(ToFloat(score)); })) {
-    std::fill_n(output, batch.classes, FromDouble<T>(kNan));
+  if (has_nan) {
+    std::fill_n(output, batch.classes, FromDouble<T>(NAN));
     return;
   }
   const std::vector<int64_t> active = ActiveClasses(row, counts);

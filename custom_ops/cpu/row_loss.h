@@ -1,7 +1,8 @@
 // The loss of a row: the sum of its hinges, piece by piece.
 //
-// Up to kFewPairs pairs of a target and a class, the hinges are computed one by one. Beyond, a score's rank says which
-// hinges are active, and their sum is a line in the score: two small tables instead of a loop over the targets.
+// As long as there are few pairs of a target and a class, the hinges are computed one by one. Beyond, a score's rank
+// says which hinges are active, and their sum is a line in the score: two small tables instead of a loop over the
+// targets.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +19,6 @@ namespace {
 
 // How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
 constexpr int kSumVectors = 8;
-
-// Up to here the terms of the loss are computed one by one and added in double.
-constexpr int64_t kFewPairs = 1024;
 
 // Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the
 // place of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are
@@ -95,28 +93,52 @@ void SumRanked(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
   *sum = add.total;
 }
 
-// The sum of one piece. With `clamp`, classes whose score is -inf add nothing to it.
+// The sum of one piece's hinges, and whether everything in it is finite. With `clamp`, classes whose score is -inf add
+// nothing.
 template <class T>
-PieceSum SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
-  PieceSum result;
-  if (row.targets.empty()) return result;
+double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp, bool *finite) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  const bool few = static_cast<int64_t>(row.targets.size()) * batch.classes <= kFewPairs;
+  const bool few = HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes);
   DoubleSum sum;
   FiniteCheck check;
+  bool copies_finite = true;
   for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    result.finite &= WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
+    copies_finite &= WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
       few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum);
     });
   }
-  result.sum = sum.Total();
-  result.finite = result.finite && check.Finite() && std::isfinite(result.sum);
-  return result;
+  const double total = sum.Total();
+  *finite = copies_finite && check.Finite() && std::isfinite(total);
+  return total;
 }
 
 template <class T>
-PieceSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
-  return SumScores<T>(batch, row, piece, false);
+int FindFlags(const Batch &batch, const Row &row, int64_t piece) {
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+  int flags = 0;
+  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
+    const int64_t begin = tile * kTile;
+    bool is_target[kTile] = {};
+    for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
+      is_target[row.targets[row.by_tile[j]] - begin] = true;
+    }
+    for (int64_t i = begin; i < std::min(begin + kTile, batch.classes); ++i) {
+      if (!is_target[i - begin]) flags |= FlagsOfOther(ToFloat(input[i]));
+    }
+  }
+  for (int32_t target : row.targets) flags |= FlagsOfTarget(ToFloat(input[target]));
+  return flags;
+}
+
+template <class T>
+PartialSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
+  if (row.targets.empty()) return {0, 0};
+  bool finite;
+  const double sum = SumScores<T>(batch, row, piece, false, &finite);
+  if (finite) return {sum, 0};
+  const int flags = FindFlags<T>(batch, row, piece);
+  if (DecideSum(flags)) return {0, flags};
+  return {SumScores<T>(batch, row, piece, true, &finite), flags};  // finite scores, and masked classes
 }
 
 // The row's sum from its formula in double: for scores so large that float32 overflows on the way.
@@ -135,43 +157,13 @@ double SumInDouble(const T *input, int64_t classes, const Row &row) {
   return sum;
 }
 
-// The row's sum where a score, or the sum so far, is not finite.
 template <class T>
-double SumNotFinite(const Batch &batch, const Row &row) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  bool high = false, any = false, low = false;  // of the classes that are not targets: +inf, any at all, -inf
-  for (int64_t tile = 0; tile < Tiles(batch.classes); ++tile) {
-    const int64_t begin = tile * kTile;
-    bool is_target[kTile] = {};
-    for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
-      is_target[row.targets[row.by_tile[j]] - begin] = true;
-    }
-    for (int64_t i = begin; i < std::min(begin + kTile, batch.classes); ++i) {
-      const float score = ToFloat(input[i]);
-      if (std::isnan(score)) return kNan;
-      if (is_target[i - begin]) continue;
-      any = true;
-      high = high || score == kInfinity;
-      low = low || score == -kInfinity;
-    }
+double Loss(const Batch &batch, const Row &row, PartialSum sum) {
+  if (!std::isfinite(sum.sum) && !DecideSum(sum.flags)) {
+    const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+    sum.sum = SumInDouble(input, batch.classes, row);
   }
-  bool high_target = false, low_target = false;
-  for (int32_t target : row.targets) {
-    const float score = ToFloat(input[target]);
-    high_target = high_target || score == kInfinity;
-    low_target = low_target || score == -kInfinity;
-  }
-  if ((high_target && high) || (low_target && low)) return kNan;  // inf - inf
-  if (high || (low_target && any)) return std::numeric_limits<double>::infinity();
-  if (!any) return 0;
-  double sum = 0;  // what is left is finite, and masked classes, which add nothing
-  for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) sum += SumScores<T>(batch, row, piece, true).sum;
-  return std::isfinite(sum) ? sum : SumInDouble(input, batch.classes, row);
-}
-
-template <class T>
-double Loss(const Batch &batch, const Row &row, PieceSum sum) {
-  return (sum.finite ? sum.sum : SumNotFinite<T>(batch, row)) / static_cast<double>(batch.classes);
+  return RowSum(sum) / static_cast<double>(batch.classes);
 }
 
 }  // namespace

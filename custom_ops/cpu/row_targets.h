@@ -21,7 +21,6 @@ static_assert(kPiece % kTile == 0, "pieces are made of tiles");
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Where a tile's targets begin in row.by_tile.
 int64_t TileBegin(const Row &row, int64_t tile) { return tile == 0 ? 0 : row.tile_ends[tile - 1]; }
@@ -63,10 +62,7 @@ void ComputeThresholds(const T *input, Row *row) {
   const size_t count = row->targets.size();
   row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
   for (size_t j = 0; j < count; ++j) {
-    const float score = ToFloat(input[row->targets[j]]);
-    const float threshold = -(1.0f - score);
-    // With a NaN the row's result is NaN anyway; it must only not disturb the sorting.
-    if (threshold == threshold) row->thresholds[j] = threshold;
+    row->thresholds[j] = SortableThreshold(ToFloat(input[row->targets[j]]));
   }
 }
 

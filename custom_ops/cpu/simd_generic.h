@@ -28,19 +28,12 @@ inline Floats Gather(const float *entries, Ints index) {
 template <int kSize>
 class Table {
  public:
-  explicit Table(const float *entries) : entries_(entries) {
-    if constexpr (kSize <= kLanes) {
-      float padded[kLanes] = {};
-      std::memcpy(padded, entries, kSize * sizeof(float));
-      register_ = Load(padded);
-    }
-  }
+  explicit Table(const float *entries) : entries_(entries) {}
 
   MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
   MLML_INLINE Floats operator()(Ints index) const { return Gather(entries_, index); }
 
  private:
-  Floats register_;
   const float *entries_;
 };
 

@@ -1,4 +1,4 @@
-// The multi-label margin loss and its gradient on a GPU. cpu/multilabel_margin_loss.cpp has the definitions.
+// The multi-label margin loss and its gradient on a GPU. definition.h has the formula.
 //
 // Each block of threads works on a piece of a row: it sorts the thresholds of the row's targets into a search tree in
 // shared memory, then reads the piece's scores once. Partial results are integers, or sums that one thread adds in a
@@ -42,9 +42,6 @@ constexpr int kItems = 4;
 constexpr int kCounters = kThreads * kItems;
 // Classes whose membership in the targets is known at a time.
 constexpr int kTile = 32768;
-// Up to here the terms of the loss are computed one by one and added in double.
-constexpr int64_t kFewPairs = 1024;
-
 template <class T>
 struct Problem {
   const T *input;
@@ -52,23 +49,6 @@ struct Problem {
   int64_t rows, classes, num_labels;
   int64_t pieces, piece;  // each row is in `pieces` pieces of `piece` classes
 };
-
-// What a piece, or a block, adds to the loss.
-struct PartialSum {
-  double sum;
-  int64_t flags;
-};
-
-// What a piece found that is not finite. "Other" classes are those that are not targets.
-enum Flags : int {
-  kNan = 1,  // also a target out of range
-  kHighTarget = 2,
-  kLowTarget = 4,
-  kHighOther = 8,
-  kLowOther = 16,
-  kAnyOther = 32,
-};
-constexpr int kAllFlags = 63;
 
 // The memory that MindSpore lends the kernels, in bytes. Its size is fixed because MindSpore asks for it only once,
 // also where shapes are dynamic.
@@ -124,10 +104,10 @@ __device__ Row<T> ReadRow(const Problem<T> &problem, int64_t index, Shared *shar
   return row;
 }
 
-// Where -(1 - p) + x is greater than 0, in float32: for x greater than this.
+// The score of target j.
 template <class T>
-__device__ float Threshold(const Row<T> &row, int64_t j) {
-  return -(1.0f - ToFloat(row.scores[row.labels[j]]));
+__device__ float TargetScore(const Row<T> &row, int64_t j) {
+  return ToFloat(row.scores[row.labels[j]]);
 }
 
 // Sets the bits of those of the classes [first, first + count) that are targets.
@@ -271,13 +251,7 @@ __device__ void Rank(const float *nodes, int levels, const float (&scores)[kSize
 // The tree of the thresholds of targets [first, first + count).
 template <int kBlock, class T>
 __device__ int BuildTargetTree(const Row<T> &row, int64_t first, int count, Tree<kBlock> *tree) {
-  return BuildTree<kBlock>(
-      count,
-      [&](int j) {
-        const float threshold = Threshold(row, first + j);
-        return isnan(threshold) ? kInfinity : threshold;  // the row's result is NaN whatever stands here
-      },
-      tree);
+  return BuildTree<kBlock>(count, [&](int j) { return SortableThreshold(TargetScore(row, first + j)); }, tree);
 }
 
 template <int kBlock>
@@ -332,19 +306,10 @@ __device__ __noinline__ int FindFlags(const Row<T> &row, int64_t begin, int64_t 
   int mine = 0;
   ForEachVector<kBlock>(row, begin, end, 0, tree, [&](int64_t, const auto &scores, uint32_t absent) {
     for (int e = 0; e < Vector<T>::kSize; ++e) {
-      if (absent >> e & 1) continue;
-      mine |= kAnyOther;
-      if (isnan(scores[e])) mine |= kNan;
-      if (scores[e] == kInfinity) mine |= kHighOther;
-      if (scores[e] == -kInfinity) mine |= kLowOther;
+      if (!(absent >> e & 1)) mine |= FlagsOfOther(scores[e]);
     }
   });
-  for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
-    const float score = ToFloat(row.scores[row.labels[j]]);
-    if (isnan(score)) mine |= kNan;
-    if (score == kInfinity) mine |= kHighTarget;
-    if (score == -kInfinity) mine |= kLowTarget;
-  }
+  for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) mine |= FlagsOfTarget(TargetScore(row, j));
   int flags = 0;
   for (int flag = 1; flag <= kAllFlags; flag *= 2) {
     if (__syncthreads_or(mine & flag)) flags |= flag;
@@ -358,7 +323,7 @@ __device__ __noinline__ double SumInDouble(const Row<T> &row, int64_t begin, int
   double sum = 0;
   ForEachVector<kBlock>(row, begin, end, -kInfinity, tree, [&](int64_t, const auto &scores, uint32_t) {
     for (int64_t j = 0; j < row.num_targets; ++j) {
-      const double margin = 1.0 - ToFloat(row.scores[row.labels[j]]);
+      const double margin = 1.0 - TargetScore(row, j);
       for (float score : scores) sum += fmax(0.0, margin + score);
     }
   });
@@ -372,13 +337,13 @@ __device__ PartialSum SumOfPiece(const Problem<T> &problem, int64_t index, int64
   if (row.num_targets == 0) return {0, 0};
   const int64_t begin = piece * problem.piece;
   const int64_t end = begin + problem.piece < row.classes ? begin + problem.piece : row.classes;
-  const bool few = row.num_targets * row.classes <= kFewPairs;
+  const bool few = HasFewPairs(row.num_targets, row.classes);
   constexpr int kSize = Vector<T>::kSize;
   double sum = 0;
   float check = 0;  // 0, or NaN once a score is not finite
   for (int64_t first = 0; first < row.num_targets; first += Tree<kBlock>::kMost) {
     const auto count = static_cast<int>(TreeCount<kBlock>(row.num_targets - first));
-    for (int j = threadIdx.x; j < count; j += kBlock) check += Threshold(row, first + j) * 0.0f;
+    for (int j = threadIdx.x; j < count; j += kBlock) check += Threshold(TargetScore(row, first + j)) * 0.0f;
     const int levels = BuildTargetTree<kBlock>(row, first, count, shared);
     if (!few) BuildLines<kBlock>(count, shared);
     ForEachVector<kBlock>(row, begin, end, -FLT_MAX, shared, [&](int64_t, float (&scores)[kSize], uint32_t) {
@@ -409,19 +374,10 @@ __device__ PartialSum SumOfPiece(const Problem<T> &problem, int64_t index, int64
   const bool finite = __syncthreads_or(check != 0) == 0;
   const int flags = finite ? 0 : FindFlags<kBlock>(row, begin, end, shared);
   sum = BlockSum<kBlock>(sum, shared);
-  if (!isfinite(sum) && !(flags & (kNan | kHighOther | kLowTarget))) {
+  if (!isfinite(sum) && !DecideSum(flags)) {
     sum = SumInDouble<kBlock>(row, begin, end, shared);
   }
   return {sum, flags};
-}
-
-// The sum of the hinges of a row, as the formula gives it for infinities.
-__device__ inline double RowSum(PartialSum sum) {
-  const auto has = [&](int flags) { return (sum.flags & flags) == flags; };
-  if (has(kNan) || has(kHighTarget | kHighOther) || has(kLowTarget | kLowOther)) return NAN;
-  if (has(kHighOther)) return kInfinity;
-  if (has(kLowTarget)) return has(kAnyOther) ? kInfinity : 0;
-  return sum.sum;
 }
 
 // Writes the losses of the rows if `losses` is not null; otherwise the sum of each piece, or, where a row is one piece,
@@ -526,7 +482,7 @@ __device__ void StoreTargets(const Row<T> &row, int levels, double scale, Gradie
     const int32_t target = row.labels[j];
     int64_t times = 0;
     for (int64_t other = 0; other < row.num_targets; ++other) times += row.labels[other] == target;
-    const float threshold[1] = {Threshold(row, j)};
+    const float threshold[1] = {Threshold(TargetScore(row, j))};
     int less[1];
     Rank(shared->nodes, levels, threshold, less);
     const int64_t active = shared->counts[less[0] + 1];
@@ -597,7 +553,7 @@ __device__ __noinline__ bool GradientOfMany(const Row<T> &row, int64_t begin, in
       has_nan = has_nan || isnan(score[m]);
       if (times[m] == 0) continue;
       any_target = any_target || i < end;
-      score[m] = 1.0f - score[m];
+      score[m] = -Threshold(score[m]);
     }
     const auto add_ranks = [&](int levels, bool to_targets) {
       int ranks[kMine];
@@ -645,8 +601,8 @@ template <class T>
 struct Scale {
   const T *dout;  // of each row, or of all
   bool per_row;
-  double pairs;  // what it is divided by
-  __device__ double Of(int64_t row) const { return ToFloat(dout[per_row ? row : 0]) / pairs; }
+  double divisor;
+  __device__ double Of(int64_t row) const { return ToFloat(dout[per_row ? row : 0]) / divisor; }
 };
 
 // Writes the gradient. Where a row is in several pieces, the targets' and the NaNs' are left to FinishGradientKernel,
@@ -676,7 +632,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     if (many) {
       has_nan = GradientOfMany<kBlock>(row, begin, end, scale, &shared, gradient);
     } else {
-      for (int j = threadIdx.x; j < count; j += kBlock) has_nan = has_nan || isnan(Threshold(row, j));
+      for (int j = threadIdx.x; j < count; j += kBlock) has_nan = has_nan || isnan(TargetScore(row, j));
       levels = BuildTargetTree<kBlock>(row, 0, count, &shared);
       has_nan = __syncthreads_or(has_nan) != 0;
       has_nan = GradientOfOthers<kBlock>(row, begin, end, levels, ways, scale, &shared, gradient) || has_nan;
@@ -797,10 +753,9 @@ void RunLoss(const Batch &batch, Reduction reduction, T *loss, PartialSum *parti
   const bool write_rows = !reduce && problem.pieces == 1;
   Launch(LossKernel<T, kBlock>, blocks, kBlock, stream, problem, write_rows ? loss : nullptr, partials);
   if (write_rows) return;
-  const double rows = reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0;
   const bool by_row = problem.pieces > 1;
   Launch(FinishLossKernel<T, kThreads>, 1, kThreads, stream, partials, by_row ? batch.rows : blocks, problem.pieces,
-         by_row ? static_cast<double>(batch.classes) : 1.0, rows, reduce, loss);
+         by_row ? static_cast<double>(batch.classes) : 1.0, Divisor(reduction, batch.rows), reduce, loss);
 }
 
 template <class T, int kBlock>
@@ -831,8 +786,7 @@ void Gradient(const Batch &batch, Reduction reduction, const T *dout, T *gradien
               cudaStream_t stream) {
   if (batch.rows == 0) return;
   CheckTargets(batch, workspace, stream);
-  const double rows = reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0;
-  const Scale<T> scale = {dout, reduction == Reduction::kNone, static_cast<double>(batch.classes) * rows};
+  const Scale<T> scale = {dout, reduction == Reduction::kNone, GradientDivisor(reduction, batch.rows, batch.classes)};
   auto *counters = static_cast<uint32_t *>(workspace);
   batch.classes <= kShortRow ? RunGradient<T, kFewThreads>(batch, scale, gradient, counters, stream)
                              : RunGradient<T, kThreads>(batch, scale, gradient, counters, stream);
