@@ -31,7 +31,9 @@ ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 # Hardened as distributors do.
 FLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
-LINK_FLAGS = ["-pthread", "-Wl,-z,relro,-z,now,-z,noexecstack", f"-Wl,--version-script={EXPORTS}"]
+# It stays when MindSpore has freed its last kernel and closes it: helper threads wait in its code.
+LINKER_FLAGS = f"-z,relro,-z,now,-z,noexecstack,-z,nodelete,--version-script={EXPORTS}"
+LINK_FLAGS = ["-pthread", f"-Wl,{LINKER_FLAGS}"]
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
@@ -138,7 +140,7 @@ def build_cuda(ext, library, host_compiler):
     command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host_compiler}", *cuda_flags(known)]
     command += [
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
-        f"-Xlinker=-z,relro,-z,now,-z,noexecstack,--version-script={EXPORTS}",
+        f"-Xlinker={LINKER_FLAGS}",
     ]
     command += ["-o", str(library), *ext.sources]
     print(*command)

@@ -138,6 +138,8 @@ def test_the_package_has_the_cuda_library_and_it_exports_nothing_else():
     names = {line.split()[-1] for line in output.stdout.splitlines()}
     assert {name + end for name in SYMBOLS for end in ("", "Init", "InferShape", "InferType")} <= names
     assert all(name.startswith("MultilabelMarginLoss") for name in names)
+    dynamic = subprocess.run(["readelf", "-Wd", LIBRARIES["cuda"]], capture_output=True, text=True, check=True).stdout
+    assert all(flag in dynamic for flag in ("BIND_NOW", "NODELETE"))
 
 
 @nvcc

@@ -219,6 +219,31 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
 
 
+RELOAD = """
+import _ctypes, os, sys
+import numpy as np
+from aot import Kernel
+rng = np.random.default_rng(0)
+input, target = rng.standard_normal((8, 50000), np.float32), np.full((8, 50000), -1, np.int32)
+target[:, :9] = np.arange(9)
+threads, losses, mapped = [], [], []
+for _ in range(4):
+    kernel, loss = Kernel(sys.argv[1], "MultilabelMarginLossMean"), np.zeros((), np.float32)
+    kernel._library.MultilabelMarginLossSetThreads(4)
+    kernel.prepare(input, target, loss)()
+    _ctypes.dlclose(kernel._library._handle)
+    threads.append(len(os.listdir("/proc/self/task")))
+    losses.append(float(loss))
+    with open("/proc/self/maps") as file:
+        mapped.append(sys.argv[1] in file.read())
+print(len(set(threads)), len(set(losses)), *mapped)
+"""
+
+
+def test_its_helper_threads_outlive_its_being_closed_and_serve_it_when_it_is_loaded_again():
+    assert run_python("-c", RELOAD, str(LIBRARY)) == "1 1 True True True True\n"
+
+
 def test_it_may_be_loaded_twice(tmp_path):
     code = f"""
 import ctypes, shutil, numpy as np

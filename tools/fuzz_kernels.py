@@ -88,7 +88,8 @@ def make_scores(rng, rows, classes, dtype):
     elif kind == 2:
         scores = scores * 0.1 + rng.choice((-1, 1)) * 10.0 ** rng.integers(1, 9 if dtype == np.float32 else 4)
     elif kind == 3:
-        scores *= float(np.finfo(dtype).smallest_normal)  # denormals
+        scores *= float(np.finfo(dtype).smallest_normal)  # denormals, and scores whose threshold is 0
+        scores[rng.random(scores.shape) < 0.2] = 1
     elif kind == 4:
         scores = rng.uniform(-largest, largest, (rows, classes))
     elif kind == 5:

@@ -24,6 +24,7 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-m
 ISA_FLAGS = runpy.run_path(str(ROOT / "custom_ops" / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 AOT, DEFINITION = "aot.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
+GENERIC = "cpu/simd_generic.h"
 TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 CASES = 4000
@@ -176,13 +177,15 @@ MUTANTS = [
         "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PartialSum sum",
         "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PartialSum sum",
     ),
-    ("float16 denormals are lost", HALF, "result *= 0x1p112f;", "result *= magnitude < 0x400u ? 0.0f : 0x1p112f;"),
+    ("float16 denormals are lost", GENERIC, "(denormal & is_denormal) |", ""),
+    ("float16 denormals are lost one by one", HALF, "(magnitude)) * 0x1p-24f;", "(magnitude)) * 0.0f;"),
     (
         "float16 is cut off instead of rounded",
         HALF,
         "const double places = (magnitude / unit + 0x1.8p52) - 0x1.8p52;",
         "const double places = static_cast<double>(static_cast<int>(magnitude / unit));",
     ),
+    ("the sign of float16 is lost in vectors", GENERIC, " | (bits & 0x8000) << 16", ""),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
     ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
     ("no label is let through", AOT, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),

@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "floating_point.h"
+
 namespace mlml {
 namespace {
 
@@ -84,7 +86,7 @@ class Pool {
       const std::function<void(int, int64_t)> &body = *body_;
       const int64_t count = count_;
       lock.unlock();
-      Work(worker, count, body);
+      InStandardFloatingPoint([&] { Work(worker, count, body); });
       lock.lock();
       if (--working_ == 0) done_.notify_one();
     }
