@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fuzz_kernels
 import gpu_check
 from aot import Kernel
 from mindspore_mlml._backends import LIBRARIES
@@ -21,22 +22,13 @@ from test_kernels import run_python
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "custom_ops" / "cuda" / "multilabel_margin_loss.cu"
-LAUNCH = "kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>("
 SYMBOLS = [f"MultilabelMarginLoss{grad}{r}" for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]
 
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The CUDA kernels' source, compiled for the CPU: see cuda_emulation/emulation.h."""
-    folder = tmp_path_factory.mktemp("cuda")
-    source = SOURCE.read_text()
-    assert LAUNCH in source
-    source = source.replace(LAUNCH, "emulation::Launch(kernel, static_cast<unsigned>(blocks), threads, ")
-    source = source.replace('"../', f'"{SOURCE.parent.parent}/')
-    (folder / "kernels.cpp").write_text(source)
-    command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
-    subprocess.run([*command, "-o", folder / "_cuda.so", folder / "kernels.cpp"], check=True)
-    return folder / "_cuda.so"
+    return fuzz_kernels.build_emulated(tmp_path_factory.mktemp("cuda"))
 
 
 class Host:
@@ -58,6 +50,15 @@ class Host:
 def test_emulated_kernels_equal_the_reference_over_the_grid_of_sizes(emulated):
     output = run_python(str(Path(__file__).parent / "kernel_grid.py"), str(emulated))
     assert int(output.split()[0]) > 400
+
+
+def test_emulated_kernels_pass_the_fuzzer(emulated, tmp_path, monkeypatch):
+    catcher = fuzz_kernels.build_catcher(tmp_path)
+    for checked in ("0", "1"):
+        monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
+        runner = fuzz_kernels.Runner(emulated, catcher)
+        problems = [runner.problem(fuzz_kernels.make_case(6, index)) for index in range(150)]
+        assert problems == [None] * 150
 
 
 def test_emulated_kernels_print_0_325(emulated):

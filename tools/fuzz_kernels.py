@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Drives the CPU kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
+"""Drives the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
 
-usage: python tools/fuzz_kernels.py [--seed S] [--cases N]
+usage: python tools/fuzz_kernels.py [--cuda] [--seed S] [--cases N]
 
 Each case calls the forward and the backward kernel of a reduction through the AOT signature, without MindSpore, with
 guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
 anywhere in int32, NaN, infinities, denormals, large offsets, no rows, no classes, 1 to 8 threads, every instruction set
 that the processor has. The results are compared with the reference, and a target out of range must be named. On a
 failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy.
+
+With --cuda the kernels are those for a GPU, on an emulation of it (tests/cuda_emulation): a row with a target out of
+range must be NaN, or, with MLML_CHECK_TARGETS=1, be named.
 """
 
 import argparse
@@ -103,24 +106,43 @@ def make_scores(rng, rows, classes, dtype):
     return scores
 
 
-def expected_error(case):
+def expected_error(case, targets_are_checked=True):
     """What the kernel must say, or None."""
-    input, target = np.atleast_2d(case["input"]), case["target"]
     classes = case["input"].shape[-1]
     if classes == 0:
         return "the number of classes must be positive"
-    if target.shape[-1] == 0:
+    if case["target"].shape[-1] == 0:
         return "must have at least one label"
     if case["surplus"]:
         return "elements, but got shape"
-    for row in range(len(input)):
-        for position, label in enumerate(target[row]):
+    if not targets_are_checked:
+        return None
+    for row, position, label in out_of_range(case):
+        name = f"[{row}]" if case["input"].ndim == 2 else ""
+        return f"number of classes, {classes}, but got target{name}[{position}] = {label}."
+    return None
+
+
+def out_of_range(case):
+    """Row, position and value of each target that is not a class."""
+    for row, labels in enumerate(case["target"]):
+        for position, label in enumerate(labels):
             if label < 0:
                 break
-            if label >= classes:
-                name = f"[{row}]" if case["input"].ndim == 2 else ""
-                return f"number of classes, {classes}, but got target{name}[{position}] = {label}."
-    return None
+            if label >= case["input"].shape[-1]:
+                yield row, position, label
+
+
+def expected_results(case, input, target, dout):
+    """Loss and gradient. A row with a target out of range, where that is no error, is NaN."""
+    bad = sorted({row for row, _, _ in out_of_range(case)})
+    target = target.copy()
+    np.atleast_2d(target)[bad] = -1
+    loss, gradient = loss_and_gradient(input, target, case["reduction"], dout)
+    loss = np.array(loss)
+    loss.reshape(-1)[bad if case["reduction"] == "none" else slice(0, 1 if bad else 0)] = np.nan
+    np.atleast_2d(gradient)[bad] = np.nan
+    return loss, gradient
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -152,21 +174,26 @@ class Runner:
             for reduction in REDUCTIONS
         }
         self.library = next(iter(self.kernels.values()))._library
+        self.is_cpu = hasattr(self.library, "MultilabelMarginLossSetThreads")
+        self.targets_are_checked = self.is_cpu or os.environ.get("MLML_CHECK_TARGETS") == "1"
 
-    def isas(self):
-        """The names of the instruction sets that the processor has, with spaces between them."""
+    def variants(self):
+        """The environment of each way in which the library runs here."""
+        if not self.is_cpu:
+            return [{"MLML_CHECK_TARGETS": "0"}, {"MLML_CHECK_TARGETS": "1"}]
         function = self.library.MultilabelMarginLossIsas
         function.restype = ctypes.c_char_p
-        return function().decode()
+        return [{"MLML_SIMD": isa} for isa in function().decode().split()]
 
     def problem(self, case):
         """What is wrong with the results of a case, or None."""
-        self.library.MultilabelMarginLossSetThreads(case["threads"])
+        if self.is_cpu:
+            self.library.MultilabelMarginLossSetThreads(case["threads"])
         input = case["input"]
         target = case["target"] if input.ndim == 2 else case["target"][0]
         dout = case["dout"] if input.ndim == 2 or case["reduction"] != "none" else case["dout"].reshape(())
-        error = expected_error(case)
-        expected = (None, None) if error else loss_and_gradient(input, target, case["reduction"], dout)
+        error = expected_error(case, self.targets_are_checked)
+        expected = (None, None) if error else expected_results(case, input, target, dout)
         shapes = (input.shape[:-1] if case["reduction"] == "none" else (), input.shape)
         for grad, inputs, regular, wanted in (
             ("", (input, target), shapes[0], expected[0]),
@@ -213,8 +240,8 @@ class Runner:
 def work(arguments):
     """Runs the cases ``first``, ``first + step``, … up to ``cases``; says which one it is at, as a crash ends it."""
     runner = Runner(arguments.library, arguments.catcher)
-    if arguments.isas:
-        print(runner.isas())
+    if arguments.variants:
+        print(json.dumps(runner.variants()))
         return 0
     if arguments.replay:
         problem = runner.problem(load(arguments.replay))
@@ -300,43 +327,57 @@ def build(folder, flags=SANITIZERS):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(result.stdout + result.stderr)
+    return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), build_catcher(folder, flags)
+
+
+def build_catcher(folder, flags=""):
+    """Builds what turns exceptions into messages; returns its path."""
     catcher = Path(folder, "call.so")
     source = ROOT / "tests" / "native" / "call.cpp"
     subprocess.run(["g++", "-O2", *flags.split(), "-shared", "-fPIC", "-o", catcher, source], check=True)
-    return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), catcher
+    return catcher
 
 
-def environment_of(isa):
+def build_emulated(folder, flags="-O2", kernels=ROOT / "custom_ops"):
+    """Builds the CUDA kernels' source, as it is, for the CPU; returns the library's path, or None if it does not
+    compile."""
+    library = Path(folder, "_cuda.so")
+    command = ["g++", "-std=c++17", *flags.split(), "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
+    command += ["-o", library, "-x", "c++", kernels / "cuda" / "multilabel_margin_loss.cu"]
+    return library if subprocess.run(command, check=False).returncode == 0 else None
+
+
+def environment_of(variant):
     """What a worker needs: the sanitizer's runtime first of all libraries, then that whose functions it replaces."""
     files = ("libasan.so", "libstdc++.so")
     commands = (["g++", f"-print-file-name={file}"] for file in files)
     paths = [subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip() for c in commands]
     return {
         **os.environ,
-        "MLML_SIMD": isa,
+        **variant,
         "LD_PRELOAD": " ".join(paths),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python leaks
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 
 
-def run_worker(isa, *options):
+def run_worker(variant, *options):
     """Runs this program as a worker; returns its exit status and its output."""
     command = [sys.executable, __file__, *map(str, options)]
-    result = subprocess.run(command, env=environment_of(isa), capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment_of(variant), capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 
-def report(seed, isa, output, libraries, folder):
+def report(seed, variant, output, libraries, folder):
     """Prints the failing case, made smaller."""
     said = [line for line in output[1].splitlines() if not line.startswith("case ")]
     index = int([line for line in output[1].splitlines() if line.startswith("case ")][-1].split()[1])
-    print(f"FAILED: seed {seed}, case {index}, {isa}", *said, output[2][-3000:], sep="\n")
+    print(f"FAILED: seed {seed}, case {index}, {variant}", *said, output[2][-3000:], sep="\n")
     path = Path(folder, "case.npz")
 
     def fails(case):
         save(case, path)
-        return run_worker(isa, *libraries, "--replay", path)[0] != 0
+        return run_worker(variant, *libraries, "--replay", path)[0] != 0
 
     case = make_case(seed, index)
     print(
@@ -348,9 +389,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
     parser.add_argument("--cases", type=int, default=20000)
+    parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, emulated")
     for hidden in ("--library", "--catcher", "--replay"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    parser.add_argument("--isas", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--variants", action="store_true", help=argparse.SUPPRESS)
     for hidden, default in (("--first", 0), ("--step", 1)):
         parser.add_argument(hidden, type=int, default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -360,25 +402,28 @@ def main():
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}, {arguments.cases} cases", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        library, catcher = build(folder)
+        if arguments.cuda:
+            library, catcher = build_emulated(folder, f"-O1 -g1 {SANITIZERS}"), build_catcher(folder, SANITIZERS)
+        else:
+            library, catcher = build(folder)
         libraries = ["--library", library, "--catcher", catcher]
-        status, names, errors = run_worker("", *libraries, "--isas")
+        status, output, errors = run_worker({}, *libraries, "--variants")
         if status != 0:
-            sys.exit(names + errors)
-        isas = names.split()
-        print(f"instruction sets: {', '.join(isas)}", flush=True)
-        shares = [(isas[i % len(isas)], i) for i in range(2 * len(isas))]
+            sys.exit(output + errors)
+        variants = json.loads(output)
+        print(*(f"{name}={value}" for variant in variants for name, value in variant.items()), sep=", ", flush=True)
+        shares = [(variants[i % len(variants)], i) for i in range(2 * len(variants))]
 
         def run_share(share):
-            isa, first = share
+            variant, first = share
             options = ["--seed", seed, "--cases", arguments.cases, "--first", first, "--step", len(shares)]
-            return isa, run_worker(isa, *libraries, *options)
+            return variant, run_worker(variant, *libraries, *options)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             results = list(pool.map(run_share, shares))
-        failures = [(isa, output) for isa, output in results if output[0] != 0]
-        for isa, output in failures:
-            report(seed, isa, output, libraries, folder)
+        failures = [(variant, output) for variant, output in results if output[0] != 0]
+        for variant, output in failures:
+            report(seed, variant, output, libraries, folder)
         if not failures:
             print(f"{arguments.cases} cases passed, forward and backward")
     return 1 if failures else 0
