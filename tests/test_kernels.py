@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import runpy
 import subprocess
 import sys
 import textwrap
@@ -13,13 +12,13 @@ import numpy as np
 import pytest
 
 from aot import Kernel
+from builds import ISA_FLAGS, build_vector_operations
 from helpers import random_batch
 from measure import extra_memory
 from mindspore_mlml import _backends
 from mindspore_mlml._backends import LIBRARIES
 
 TESTS = Path(__file__).parent
-ISA_FLAGS = runpy.run_path(str(TESTS.parent / "custom_ops" / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 
 
 def run_python(*command, **environment):
@@ -46,6 +45,14 @@ def test_every_instruction_set_equals_the_reference_with_the_same_bits_for_any_n
     outputs = {run_python(str(TESTS / "kernel_grid.py"), MLML_SIMD=isa, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
     assert len(outputs) == 1
     assert int(outputs.pop().split()[0]) > 400
+
+
+def test_the_vector_operations_of_every_instruction_set_equal_plain_loops(isa, tmp_path):
+    output = subprocess.run(
+        [build_vector_operations(tmp_path, isa)], capture_output=True, text=True, check=False
+    ).stdout
+    assert output.endswith(" checks, 0 wrong\n"), output
+    assert int(output.split()[0]) > 300_000
 
 
 def test_every_instruction_set_prints_0_325(isa):

@@ -10,13 +10,13 @@ import pytest
 
 import fuzz_kernels
 from aot import Kernel
+from builds import NATIVE, build_catcher, build_cpu
 from helpers import random_batch
 from measure import memory
 from mindspore_mlml._backends import LIBRARIES
 from reference import loss_and_gradient
 from test_kernels import run_python
 
-NATIVE = Path(__file__).parent / "native"
 LIBRARY = LIBRARIES["cpu"]
 
 
@@ -35,7 +35,7 @@ def run_program(*command, **environment):
 @pytest.fixture(scope="session")
 def catcher(tmp_path_factory):
     """Turns exceptions of kernels into RuntimeErrors: see aot.Kernel."""
-    return fuzz_kernels.build_catcher(tmp_path_factory.mktemp("native"))
+    return build_catcher(tmp_path_factory.mktemp("native"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_failing_allocations_and_threads_surface_as_errors_or_not_at_all(tmp_pat
 
 @pytest.fixture(scope="session")
 def thread_sanitized(tmp_path_factory):
-    return fuzz_kernels.build(tmp_path_factory.mktemp("tsan"), "-fsanitize=thread")[0]
+    return build_cpu(tmp_path_factory.mktemp("tsan"), "-O1 -g1 -fsanitize=thread")
 
 
 def test_thread_sanitizer_finds_no_race_but_a_planted_one(thread_sanitized, tmp_path):

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from aot import Kernel  # noqa: E402
+from builds import build_catcher, build_cpu, build_emulated  # noqa: E402
 from reference import loss_and_gradient  # noqa: E402
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -101,8 +102,8 @@ def make_scores(rng, rows, classes, dtype):
         scores[rng.random(scores.shape) < 0.3] = -np.inf  # masked classes
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
-        where = rng.integers(rows), rng.integers(classes)
-        scores[where] = rng.choice((np.nan, np.inf, -np.inf))
+        for _ in range(rng.integers(1, 5)):  # infinities meet
+            scores[rng.integers(rows), rng.integers(classes)] = rng.choice((np.nan, np.inf, np.inf, -np.inf))
     return scores
 
 
@@ -320,33 +321,6 @@ def save_text(case):
 # The whole run
 
 
-def build(folder, flags=SANITIZERS):
-    """Builds the CPU library, and what turns exceptions into messages; returns their paths."""
-    environment = {**os.environ, "CXXFLAGS": f"-O1 -g1 {flags}", "LDFLAGS": flags, "MLML_WITH_CUDA": "0"}
-    command = [sys.executable, "setup.py", "-q", "build", f"--build-base={folder}/base", f"--build-lib={folder}/lib"]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        sys.exit(result.stdout + result.stderr)
-    return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), build_catcher(folder, flags)
-
-
-def build_catcher(folder, flags=""):
-    """Builds what turns exceptions into messages; returns its path."""
-    catcher = Path(folder, "call.so")
-    source = ROOT / "tests" / "native" / "call.cpp"
-    subprocess.run(["g++", "-O2", *flags.split(), "-shared", "-fPIC", "-o", catcher, source], check=True)
-    return catcher
-
-
-def build_emulated(folder, flags="-O2", kernels=ROOT / "custom_ops"):
-    """Builds the CUDA kernels' source, as it is, for the CPU; returns the library's path, or None if it does not
-    compile."""
-    library = Path(folder, "_cuda.so")
-    command = ["g++", "-std=c++17", *flags.split(), "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
-    command += ["-o", library, "-x", "c++", kernels / "cuda" / "multilabel_margin_loss.cu"]
-    return library if subprocess.run(command, check=False).returncode == 0 else None
-
-
 def environment_of(variant):
     """What a worker needs: the sanitizer's runtime first of all libraries, then that whose functions it replaces."""
     files = ("libasan.so", "libstdc++.so")
@@ -402,10 +376,9 @@ def main():
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}, {arguments.cases} cases", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.cuda:
-            library, catcher = build_emulated(folder, f"-O1 -g1 {SANITIZERS}"), build_catcher(folder, SANITIZERS)
-        else:
-            library, catcher = build(folder)
+        build = build_emulated if arguments.cuda else build_cpu
+        library = build(folder, f"-O1 -g1 {SANITIZERS}")
+        catcher = build_catcher(folder, SANITIZERS)
         libraries = ["--library", library, "--catcher", catcher]
         status, output, errors = run_worker({}, *libraries, "--variants")
         if status != 0:
