@@ -1,6 +1,6 @@
 """Compares kernels with the reference through the AOT signature, over a grid of sizes.
 
-usage: python kernel_grid.py [LIBRARIES["cpu"]]
+usage: python kernel_grid.py [LIBRARY]
 
 The sizes stand around every vector width and every place where the kernels change their method. Prints a digest of all
 results, for comparing runs with other numbers of threads bit by bit. MLML_SIMD and OMP_NUM_THREADS choose what the CPU

@@ -31,7 +31,7 @@ from measure import SHAPES, batch  # noqa: E402
 from reference import loss_and_gradient  # noqa: E402
 
 REDUCTIONS = ("none", "mean", "sum")
-# Half the distance of two numbers of the dtype, relatively, and for float32 the rounding of the hinges too.
+# The greatest relative distance of two neighbours of the dtype; for float32 four times that, for the hinges' rounding.
 TOLERANCE = {"float16": 2.0**-10, "float32": 2.0**-21}
 GUARD, POISON = 4096, 0x5A
 
@@ -207,8 +207,8 @@ def check_documented_example(device, library, mismatches):
     input = np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]], np.float32)
     target = np.array([[1, 2, 0, 3], [2, 3, -1, 1]], np.int32)
     loss, _, _ = run_kernel(device, library, "MultilabelMarginLossMean", (input, target), ())
-    print(f"the documented example: {loss}")
-    mismatches.require(f"the documented example is {loss}, not 0.325", str(loss) == "0.325")
+    mismatches.require(f"the documented example is {loss!s}, not 0.325", str(loss) == "0.325")
+    print(f"the documented example: {loss!s}")
 
 
 def check_against_pytorch(gpu, library, mismatches, rng):
