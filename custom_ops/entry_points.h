@@ -15,10 +15,14 @@ namespace mlml {
 int Forward(const Arguments &arguments, Reduction reduction, void *stream);
 int Backward(const Arguments &arguments, Reduction reduction, void *stream);
 
-// The shapes of the outputs, for MindSpore's dynamic graphs.
+// The shapes of the outputs, for MindSpore's dynamic graphs. There an unknown size is -1, and an unknown rank is the
+// shape (-2,).
 using Shape = std::vector<int64_t>;
 inline Shape OneElement(const int *, int64_t **) { return {1}; }
-inline Shape Rows(const int *ndims, int64_t **shapes) { return {ndims[0] == 2 ? shapes[0][0] : 1}; }
+inline Shape Rows(const int *ndims, int64_t **shapes) {
+  if (ndims[0] == 2) return {shapes[0][0]};
+  return {shapes[0][0] == -2 ? -1 : 1};
+}
 inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0], shapes[0] + ndims[0]}; }
 
 }  // namespace mlml

@@ -3,6 +3,7 @@
 from mindspore import Tensor
 
 from mindspore_mlml import _dispatch, _ops
+from mindspore_mlml._checks import shorten
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -122,9 +123,9 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
 def _checked_loss(op, name, input, target, reduction):
     """The loss, or an error that names the function ``op`` and its second argument ``name``."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {input}.")
+        raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {shorten(input)}.")
     if not isinstance(target, Tensor):
-        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {target}.")
+        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {shorten(target)}.")
     if _ops.in_graph():
         return _dispatch.loss((op, name), input, target, reduction)
     return _ops.in_turn(_dispatch.loss, (op, name), input, target, reduction)

@@ -2,6 +2,7 @@
 
 from mindspore import Tensor, nn
 
+from mindspore_mlml._checks import check_reduction
 from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
 
 
@@ -66,6 +67,7 @@ class MultilabelMarginLoss(nn.LossBase):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
+        check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
 
@@ -119,6 +121,7 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
+        check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
 
