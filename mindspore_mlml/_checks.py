@@ -10,15 +10,13 @@ from mindspore.ops.primitive import _primexpr
 
 from mindspore_mlml._ops import REDUCTIONS
 
-SHOWN = 200  # characters of a value
-
 
 def shorten(value):
     """The value as a message shows it."""
     text = f"{value}"
-    if len(text) <= SHOWN:
+    if len(text) <= 200:
         return text
-    return f"{text[:SHOWN]}..."
+    return f"{text[:200]}..."
 
 
 @_primexpr

@@ -6,8 +6,6 @@ from mindspore import nn, ops
 from mindspore_mlml._checks import check_reduction
 from mindspore_mlml.functional import multilabel_margin_loss
 
-_cumulative_sum = ops.CumSum()
-
 
 class MultilabelMarginLoss(nn.Cell):
     """Does what ``ops.MultilabelMarginLoss(reduction)`` does: (x, target) -> (loss, is_target), of which is_target is
@@ -17,10 +15,11 @@ class MultilabelMarginLoss(nn.Cell):
         check_reduction("MultilabelMarginLoss", reduction)
         super().__init__()
         self.reduction = reduction
+        self.cumulative_sum = ops.CumSum()
 
     def construct(self, x, target):
         loss = multilabel_margin_loss(x, target, self.reduction)
-        is_listed = _cumulative_sum(ops.cast(target < 0, ms.float32), -1) == 0
+        is_listed = self.cumulative_sum(ops.cast(target < 0, ms.float32), -1) == 0
         is_target = ops.logical_and(is_listed, target < target.shape[-1])
         index = ops.select(is_target, target, ops.zeros_like(target))
         times = ops.tensor_scatter_elements(

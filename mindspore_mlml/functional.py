@@ -33,7 +33,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
             where :math:`N` is the batch size and :math:`C` is the number of classes. Data type must be float16 or
             float32.
         target (Tensor): Ground truth data, :math:`y` in the formula above, with the same shape as `input`, data type
-            must be int32 and label targets padded by -1.
+            must be int32 and label targets padded by -1: class indices, not multi-hot. Of zeros and ones,
+            :func:`mindspore_mlml.targets_from_multi_hot` makes class indices.
         reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
             ``'sum'`` . Default: ``'mean'`` .
 
@@ -84,8 +85,8 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
     Args:
         input (Tensor): Predicted data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch size
             and :math:`C` is the number of classes. Data type must be float16 or float32.
-        labels (Tensor): Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`. In each
-            row, the first negative value ends the list. Data type must be int32.
+        labels (Tensor): Class indices, not multi-hot. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any
+            :math:`K \geq 1`. In each row, the first negative value ends the list. Data type must be int32.
         reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
             ``'sum'`` . Default: ``'mean'`` .
 

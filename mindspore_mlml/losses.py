@@ -34,7 +34,8 @@ class MultilabelMarginLoss(nn.LossBase):
         - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
           size and :math:`C` is the number of classes. Data type must be float16 or float32.
         - **target** (Tensor) - Ground truth data, with the same shape as `x`, data type must be int32 and label
-          targets padded by -1.
+          targets padded by -1: class indices, not multi-hot. Of zeros and ones,
+          :func:`mindspore_mlml.targets_from_multi_hot` makes class indices.
 
     Outputs:
         Tensor of the dtype of `x`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an `x` of
@@ -88,7 +89,8 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
     Inputs:
         - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
           size and :math:`C` is the number of classes. Data type must be float16 or float32.
-        - **labels** (Tensor) - Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`.
+        - **labels** (Tensor) - Class indices, not multi-hot. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any
+          :math:`K \geq 1`.
           In each row, the first negative value ends the list. Data type must be int32.
 
     Outputs:

@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, check_against_reference, run_loss
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from mindspore_mlml import MultilabelMarginLoss, _primitive, multilabel_margin_loss
 
 INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
 
@@ -34,6 +34,26 @@ def test_input_and_target_must_be_tensors(mode, form, value):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "value",
+    [[[0] * 4000] * 50, "ab" * 10**5, np.zeros((31, 31)), {i: i for i in range(10**4)}, (INPUT,) * 99],
+    ids=["list", "str", "array", "dict", "tensors"],
+)
+def test_a_large_value_does_not_make_a_large_message(mode, form, value):
+    for arguments in ((value, TARGET), (INPUT, value)):
+        with pytest.raises(TypeError, match="must be a Tensor, but got") as error:
+            call(form, *arguments)
+        assert len(str(error.value).partition("\n")[0]) < 400
+
+
+@pytest.mark.parametrize("make", [*FORMS.values(), _primitive.MultilabelMarginLoss])
+def test_a_long_reduction_does_not_make_a_large_message(mode, make):
+    with pytest.raises(ValueError, match="'reduction' must be one of") as error:
+        make("mean" * 10**5)(INPUT, TARGET)
+    assert len(str(error.value).partition("\n")[0]) < 400
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [ms.float64, ms.bfloat16, ms.int32, ms.int8, ms.uint8, ms.bool_])
 def test_input_must_be_float16_or_float32(mode, form, dtype):
     with pytest.raises(TypeError, match=f"dtype of 'input' must be float16 or float32, but got {dtype}"):
@@ -43,8 +63,10 @@ def test_input_must_be_float16_or_float32(mode, form, dtype):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [ms.int64, ms.int16, ms.uint8, ms.float32, ms.float16, ms.bool_])
 def test_target_must_be_int32(mode, form, dtype):
-    with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}"):
+    with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}") as error:
         call(form, INPUT, TARGET.astype(dtype))
+    assert "class indices" in str(error.value)
+    assert "mindspore_mlml.targets_from_multi_hot" in str(error.value)
 
 
 @pytest.mark.parametrize("form", FORMS)

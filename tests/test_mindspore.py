@@ -14,10 +14,17 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.train import amp
 
 import mindspore_mlml
 from helpers import FORMS, batch_of, close
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from mindspore_mlml import (
+    MultilabelMarginLoss,
+    MultilabelMarginLossFromLabels,
+    _primitive,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+)
 from reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -152,10 +159,10 @@ def test_inputs_that_are_parameters(mode, rng, form):
 class Network(nn.Cell):
     """A layer and the loss of its output."""
 
-    def __init__(self):
+    def __init__(self, classes=8, loss=None, has_bias=True):
         super().__init__()
-        self.dense = nn.Dense(5, 8)
-        self.loss = MultilabelMarginLoss()
+        self.dense = nn.Dense(5, classes, has_bias=has_bias)
+        self.loss = loss or MultilabelMarginLoss()
 
     def construct(self, features, target):
         return self.loss(self.dense(features), target)
@@ -192,6 +199,64 @@ def test_auto_mixed_precision(mode, rng, level):
     mixed = ms.amp.auto_mixed_precision(network, level)
     loss = mixed(Tensor(features), Tensor(target))
     np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-2)
+
+
+def of_primitive(scores, target):
+    loss, _ = _primitive.MultilabelMarginLoss()(scores, target)
+    return loss
+
+
+def mindspores_own(scores, target):
+    return ops.multi_margin_loss(scores, target[:, 0].astype(ms.int64))
+
+
+LOSSES = {
+    "Cell": MultilabelMarginLoss(),
+    "function": multilabel_margin_loss,
+    "Cell of labels": MultilabelMarginLossFromLabels(),
+    "function of labels": multilabel_margin_loss_from_labels,
+    "primitive": of_primitive,
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_auto_keeps_the_loss_in_full_precision_as_mindspores_own(mode, rng, loss, jit):
+    features, target, _ = training_data(rng)
+    target[:, 0] = np.maximum(target[:, 0], 0)
+    results = []
+    for function in (LOSSES[loss], mindspores_own):
+        network = Network(loss=function, has_bias=False)
+        if jit:
+            network.construct = ms.jit(network.construct)
+        expected = loss_and_gradient(features @ network.dense.weight.asnumpy().T, target)[0]
+        mixed = ms.amp.auto_mixed_precision(network, "auto")
+        results.append((mixed(Tensor(features), Tensor(target)), expected))
+        (gradient,) = ms.grad(mixed, None, network.trainable_params())(Tensor(features), Tensor(target))
+        assert gradient.dtype == ms.float32
+    (ours, expected), (theirs, _) = results
+    assert ours.dtype == theirs.dtype == ms.float32
+    np.testing.assert_allclose(ours.asnumpy(), expected, rtol=1e-2)
+
+
+def test_auto_does_not_overflow(mode, rng):
+    features = 3 * rng.standard_normal((128, 5)).astype(np.float32)
+    _, target = batch_of(rng, (128, 4000), most=900)
+    network = Network(4000, MultilabelMarginLoss("sum"), has_bias=False)
+    network.dense.weight.set_data(Tensor(rng.standard_normal((4000, 5)).astype(np.float32)))
+    expected = network(Tensor(features), Tensor(target)).asnumpy()
+    assert expected > 70000  # more than float16 holds
+    loss = ms.amp.auto_mixed_precision(network, "auto")(Tensor(features), Tensor(target))
+    np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-2)
+
+
+def test_auto_leaves_other_custom_operators_and_other_levels_alone(mode):
+    """The lists that MindSpore has are not changed, and float16 stays float16 where nobody asked for more."""
+    assert ops.Custom not in amp.AMP_AUTO_BLACK_LIST
+    x, y = Tensor(np.zeros((2, 4), np.float16)), Tensor(np.zeros((2, 4), np.int32))
+    assert FORMS["function"]("mean")(x, y).dtype == ms.float16
+    assert ms.amp.auto_mixed_precision(FORMS["function"]("mean"), "auto")(x, y).dtype == ms.float32
+    assert FORMS["function"]("mean")(x, y).dtype == ms.float16
 
 
 def test_dynamic_loss_scaling(rng):
