@@ -37,7 +37,7 @@ def check_types(names, dtypes, reduction):
     """
     op, name = names
     input_dtype, target_dtype = dtypes
-    if input_dtype not in (mstype.float16, mstype.float32):
+    if input_dtype not in (mstype.float32, mstype.float16):
         raise TypeError(f"For '{op}', the dtype of 'input' must be float16 or float32, but got {input_dtype}.")
     if target_dtype != mstype.int32:
         raise TypeError(
@@ -47,47 +47,57 @@ def check_types(names, dtypes, reduction):
     check_reduction(op, reduction)
 
 
-@_primexpr
 def check_shapes(names, input_shape, target_shape):
-    """Raises the documented error if the shapes, which are known, are not as documented."""
-    op, name = names
+    """Raises the documented error if the shapes are not as documented.
+
+    One function for each ``raise``, and a single comparison before it: where a shape is known at run time only,
+    MindSpore cannot differentiate a function with two of them ("The node adjoint is null"), and a graph with ``and`` or
+    ``or`` before it fails once in some hundred times ("Cannot find device context for funcgraph"). Nor is it sure to
+    raise the first error before it looks at what the second needs: hence slices where there may be no such element.
+    """
+    _check_rank(names, input_shape)
+    if names[1] == "target":
+        _check_same_shape(names, input_shape, target_shape)
+    else:
+        _check_rows(names, input_shape, target_shape)
+    _check_classes(names, input_shape)
+    _check_labels(names, target_shape)
+
+
+@_primexpr
+def _check_rank(names, input_shape):
     if len(input_shape) not in (1, 2):
-        raise ValueError(f"For '{op}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
-    if name == "target" and input_shape != target_shape:
+        raise ValueError(f"For '{names[0]}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
+
+
+@_primexpr
+def _check_same_shape(names, input_shape, target_shape):
+    if input_shape != target_shape:
         raise ValueError(
-            f"For '{op}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
+            f"For '{names[0]}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
             f"but got {target_shape}."
         )
-    if len(target_shape) != len(input_shape) or target_shape[:-1] != input_shape[:-1]:
+
+
+@_primexpr
+def _check_rows(names, input_shape, labels_shape):
+    if input_shape[:-1] != labels_shape[:-1]:
         raise ValueError(
-            f"For '{op}', '{name}' must have as many dimensions and rows as 'input', whose shape is {input_shape}, "
-            f"but got shape {target_shape}."
-        )
-    if input_shape[-1] == 0:
-        raise ValueError(f"For '{op}', the number of classes must be positive, but got shape {input_shape}.")
-    if target_shape[-1] == 0:
-        raise ValueError(
-            f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {target_shape}."
+            f"For '{names[0]}', '{names[1]}' must have as many dimensions and rows as 'input', whose shape is "
+            f"{input_shape}, but got shape {labels_shape}."
         )
 
 
 @_primexpr
-def check_unknown_shapes(names, input_shape, target_shape):
-    """The same for shapes that are known at run time only.
+def _check_classes(names, input_shape):
+    if input_shape[-1:] == (0,):
+        raise ValueError(f"For '{names[0]}', the number of classes must be positive, but got shape {input_shape}.")
 
-    With a single ``raise``, for MindSpore cannot differentiate a function that has two of them one after the other
-    ("The node adjoint is null"), and without adding strings, for which it has no kernel in a loop.
-    """
-    op, name = names
-    fits = len(input_shape) in (1, 2) and len(target_shape) == len(input_shape) and input_shape[-1] > 0
-    if name == "target":
-        fits = fits and target_shape == input_shape
-        wanted = "the same as that of 'input'"
-    else:
-        fits = fits and target_shape[:-1] == input_shape[:-1] and target_shape[-1] > 0
-        wanted = "(K,) or (N, K) with as many rows and K > 0"
-    if not fits:
+
+@_primexpr
+def _check_labels(names, labels_shape):
+    if labels_shape[-1:] == (0,):
         raise ValueError(
-            f"For '{op}', the shape of 'input' must be (C,) or (N, C) with C > 0, and the shape of '{name}' must be "
-            f"{wanted}, but got {input_shape} and {target_shape}."
+            f"For '{names[0]}', each row of '{names[1]}' must have a label or a negative value, but got shape "
+            f"{labels_shape}."
         )

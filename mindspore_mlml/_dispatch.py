@@ -7,30 +7,23 @@ but of what else is in their modules it knows only what was imported.
 import mindspore as ms
 from mindspore import ops
 
-from mindspore_mlml import _hybrid, _mindspore, _ops
+from mindspore_mlml import _checks, _hybrid, _mindspore, _ops
 from mindspore_mlml._backends import kernel_in_use
-from mindspore_mlml._checks import check_shapes, check_types, check_unknown_shapes
 from mindspore_mlml._precision import wants_float32
 
 
 def loss(names, input, labels, reduction):
     """The loss by the kernel in use; its gradient by that of the operators in it."""
-    if input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
+    if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
         input = ops.cast(input, ms.float32)
-    check_types(names, (input.dtype, labels.dtype), reduction)
+    _checks.check_types(names, (input.dtype, labels.dtype), reduction)
+    _checks.check_shapes(names, input.shape, labels.shape)
     kernel = kernel_in_use()
-    is_unknown = _ops.in_graph() and (
-        ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)
-    )
-    if is_unknown:
-        check_unknown_shapes(names, input.shape, labels.shape)
-    else:
-        check_shapes(names, input.shape, labels.shape)
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
-    if is_unknown:
+    if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
         output = _ops.dynamic_loss[kernel][reduction](input, labels)
         return output.reshape(input.shape[:-1] if reduction == "none" else ())
     return _ops.loss[kernel][reduction](input, labels)
