@@ -1,12 +1,14 @@
 """The functional form of the loss."""
 
+from typing import Literal
+
 from mindspore import Tensor
 
 from mindspore_mlml import _dispatch, _ops
 from mindspore_mlml._checks import shorten
 
 
-def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["none", "mean", "sum"] = "mean") -> Tensor:
     r"""
     Hinge loss for optimizing a multi-label classification.
 
@@ -57,6 +59,12 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
         RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
             sample's loss and gradient are NaN instead.
 
+    See also:
+        - :class:`mindspore_mlml.MultilabelMarginLoss`, the same as a Cell.
+        - :func:`mindspore_mlml.multilabel_margin_loss_from_labels`, for short rows of labels.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `target`;
+          :func:`mindspore_mlml.check_target`, which checks it.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -74,7 +82,9 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     return _checked_loss("multilabel_margin_loss", "target", input, target, reduction)
 
 
-def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+def multilabel_margin_loss_from_labels(
+    input: Tensor, labels: Tensor, reduction: Literal["none", "mean", "sum"] = "mean"
+) -> Tensor:
     r"""
     The loss of :func:`mindspore_mlml.multilabel_margin_loss` from short rows of labels.
 
@@ -103,6 +113,12 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
         ValueError: If the number of classes or of columns of `labels` is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+
+    See also:
+        - :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, the same as a Cell.
+        - :func:`mindspore_mlml.multilabel_margin_loss`, for targets of the shape of `input`.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `labels`
+          with their argument `num_labels`; :func:`mindspore_mlml.check_target`, which checks them.
 
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``

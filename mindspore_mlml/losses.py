@@ -1,5 +1,7 @@
 """The loss as a Cell."""
 
+from typing import Literal
+
 from mindspore import Tensor, nn
 
 from mindspore_mlml._checks import check_reduction
@@ -52,6 +54,12 @@ class MultilabelMarginLoss(nn.LossBase):
         RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
             sample's loss and gradient are NaN instead.
 
+    See also:
+        - :func:`mindspore_mlml.multilabel_margin_loss`, the same as a function.
+        - :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, for short rows of labels.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `target`;
+          :func:`mindspore_mlml.check_target`, which checks it.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -67,7 +75,7 @@ class MultilabelMarginLoss(nn.LossBase):
         0.325
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean") -> None:
         check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
@@ -107,6 +115,12 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
 
+    See also:
+        - :func:`mindspore_mlml.multilabel_margin_loss_from_labels`, the same as a function.
+        - :class:`mindspore_mlml.MultilabelMarginLoss`, for targets of the shape of `x`.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `labels`
+          with their argument `num_labels`; :func:`mindspore_mlml.check_target`, which checks them.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -122,7 +136,7 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
         0.7625
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean") -> None:
         check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
