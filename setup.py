@@ -60,7 +60,6 @@ class BuildKernels(build_ext):
             for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
                 Path(folder, self.get_ext_filename("mindspore_mlml._cuda")).unlink(missing_ok=True)
         super().run()
-        self._install(KERNELS / "hybrid" / "multilabel_margin_loss.py", Path("mindspore_mlml", "_hybrid_kernels.py"))
 
     def build_extension(self, ext):
         library = Path(self.get_ext_fullpath(ext.name))
@@ -74,8 +73,8 @@ class BuildKernels(build_ext):
         self._install(library, Path(self.get_ext_filename(ext.name)))
 
     def _install(self, source, to):
-        """Puts a file into the package, and into that of the checkout, which is what `python -m mindspore_mlml` imports
-        there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
+        """Puts a library into the package, and into that of the checkout, which is what `python -m mindspore_mlml`
+        imports there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
         folders = {Path("." if self.inplace else self.build_lib)}
         if Path(self.build_lib).parts[0] == "build":
             folders.add(Path("."))
