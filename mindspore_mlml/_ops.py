@@ -18,8 +18,9 @@ from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 
 def _set_threads():
     """Importing MindSpore sets OMP_NUM_THREADS to 1 behind Python's back: only what Python knows is the user's wish."""
-    first, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
-    threads = int(first) if first.strip().isdecimal() else 0
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    # Of a number that is too large, the library makes the most that it takes: a few digits do.
+    threads = int(first.lstrip("0")[:5] or 0) if first.isdecimal() else 0
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:

@@ -75,3 +75,48 @@ def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environmen
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["0.75", "0.75", "[[-0.75", "0.75"], (
         result.stderr
     )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The white list, as README and SECURITY.md describe it
+
+
+@pytest.mark.parametrize("white_list", [PACKAGE, f"{PACKAGE}/", PACKAGE.parent])
+def test_a_white_list_with_the_package_in_it_lets_it_work(white_list, tmp_path, clean_environment):
+    result = run_in(tmp_path, {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": str(white_list)}, "-c", CALLS)
+    assert result.stdout.split()[:2] == ["0.75", "0.75"], result.stderr
+
+
+@pytest.mark.parametrize("white_list", ["/usr", f"{PACKAGE}:/usr", ""])
+def test_any_other_white_list_stops_the_import_with_both_paths(white_list, tmp_path, clean_environment):
+    result = run_in(tmp_path, {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": white_list}, "-c", CALLS)
+    shown = white_list or tmp_path  # an empty one is the working directory
+    message = f"the legal path for the file is {shown}, but the file is {PACKAGE / '_cpu.so'}"
+    assert result.stderr.splitlines()[-1].startswith("TypeError: ")
+    assert message in result.stderr
+
+
+EXPORT = """
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from mindspore_mlml import MultilabelMarginLoss
+input, target = Tensor(np.zeros((1, 4), np.float32)), Tensor(np.array([[0, -1, -1, -1]], np.int32))
+ms.export(MultilabelMarginLoss(), input, target, file_name="net", file_format="MINDIR")
+"""
+LOAD = """
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+input, target = Tensor(np.zeros((1, 4), np.float32)), Tensor(np.array([[0, -1, -1, -1]], np.int32))
+print(nn.GraphCell(ms.load("net.mindir"))(input, target))
+"""
+
+
+def test_the_white_list_holds_for_a_mindir_that_is_loaded_without_the_package(tmp_path, clean_environment):
+    assert run_in(tmp_path, clean_environment, "-c", EXPORT).returncode == 0
+    environment = {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": str(PACKAGE)}
+    assert run_in(tmp_path, environment, "-c", LOAD).stdout == "0.75\n"
+    result = run_in(tmp_path, {**environment, "MS_CUSTOM_AOT_WHITE_LIST": "/usr"}, "-c", LOAD)
+    assert result.returncode != 0
+    assert "the file is not place in the legal path file defined by MS_CUSTOM_AOT_WHITE_LIST: /usr" in result.stderr
