@@ -23,11 +23,11 @@ def loss(names, input, labels, reduction):
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
-        scalar_or_rows = _ops.dynamic_loss[kernel][reduction](input, labels)
+        scalar_or_rows = _ops.dynamic_loss[kernel][names[0]][reduction](input, labels)
         if reduction == "none" and len(input.shape) == 2:
             return scalar_or_rows
         return scalar_or_rows.reshape(())
-    return _ops.loss[kernel][reduction](input, labels)
+    return _ops.loss[kernel][names[0]][reduction](input, labels)
 
 
 def _pad(labels, classes):
