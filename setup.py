@@ -36,7 +36,9 @@ if platform.machine() in ("x86_64", "AMD64"):
 FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 # Hardened as distributors do.
 FLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
-LINK_FLAGS = ["-pthread", "-Wl,-z,relro,-z,now,-z,noexecstack", f"-Wl,--version-script={EXPORTS}"]
+# It stays when MindSpore has freed its last kernel and closes it: helper threads wait in its code.
+LINKER_FLAGS = f"-z,relro,-z,now,-z,noexecstack,-z,nodelete,--version-script={EXPORTS}"
+LINK_FLAGS = ["-pthread", f"-Wl,{LINKER_FLAGS}"]
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
@@ -58,7 +60,6 @@ class BuildKernels(build_ext):
             for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
                 Path(folder, self.get_ext_filename("mindspore_mlml._cuda")).unlink(missing_ok=True)
         super().run()
-        self._install(KERNELS / "hybrid" / "multilabel_margin_loss.py", Path("mindspore_mlml", "_hybrid_kernels.py"))
 
     def build_extension(self, ext):
         library = Path(self.get_ext_fullpath(ext.name))
@@ -72,8 +73,8 @@ class BuildKernels(build_ext):
         self._install(library, Path(self.get_ext_filename(ext.name)))
 
     def _install(self, source, to):
-        """Puts a file into the package, and into that of the checkout, which is what `python -m mindspore_mlml` imports
-        there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
+        """Puts a library into the package, and into that of the checkout, which is what `python -m mindspore_mlml`
+        imports there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
         folders = {Path("." if self.inplace else self.build_lib)}
         if Path(self.build_lib).parts[0] == "build":
             folders.add(Path("."))
@@ -141,7 +142,7 @@ def build_cuda(ext, library, host_compiler):
     command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host_compiler}", *cuda_flags(known)]
     command += [
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
-        f"-Xlinker=-z,relro,-z,now,-z,noexecstack,--version-script={EXPORTS}",
+        f"-Xlinker={LINKER_FLAGS}",
     ]
     command += ["-o", str(library), *ext.sources]
     print(*command)

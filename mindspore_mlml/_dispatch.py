@@ -24,6 +24,6 @@ def loss(names, input, labels, reduction):
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
-        output = _ops.dynamic_loss[kernel][reduction](input, labels)
+        output = _ops.dynamic_loss[kernel][names[0]][reduction](input, labels)
         return output.reshape(input.shape[:-1] if reduction == "none" else ())
-    return _ops.loss[kernel][reduction](input, labels)
+    return _ops.loss[kernel][names[0]][reduction](input, labels)

@@ -100,10 +100,18 @@ SPOILED = {
 }
 
 
+# What each function's symbols begin with, and the names in their errors.
+FUNCTIONS = {
+    "MultilabelMarginLoss": ("multilabel_margin_loss", "target"),
+    "MultilabelMarginLossFromLabels": ("multilabel_margin_loss_from_labels", "labels"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_malformed_call_is_an_error(catcher, gradient, spoiled):
-    kernel = Kernel(LIBRARY, "MultilabelMarginLossGradMean" if gradient else "MultilabelMarginLossMean", catcher)
+def test_a_malformed_call_is_an_error_of_the_function_that_was_called(catcher, function, gradient, spoiled):
+    kernel = Kernel(LIBRARY, f"{function}{'Grad' if gradient else ''}Mean", catcher)
     call = Call(gradient)
     call.run(kernel)
     place, value, message = SPOILED[spoiled]
@@ -112,8 +120,26 @@ def test_a_malformed_call_is_an_error(catcher, gradient, spoiled):
         getattr(call, name)[int(index)] = value
     else:
         setattr(call, name, value[: len(call.arrays)] if name == "shapes" else value)
-    with pytest.raises(RuntimeError, match=message):
+    name, target = FUNCTIONS[function]
+    with pytest.raises(RuntimeError, match=f"^For '{name}', .*{message.replace('target', target)}") as error:
         call.run(kernel)
+    assert target == "target" or "target" not in str(error.value)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("reduction", ["None", "Mean", "Sum"])
+def test_a_target_out_of_range_is_an_error_of_the_function_that_was_called(catcher, function, reduction):
+    name, target = FUNCTIONS[function]
+    arrays = [np.zeros((2, 4), np.float32), np.array([[1, -1, 9], [0, 2, 4]], np.int32)]
+    loss = np.zeros(2 if reduction == "None" else (), np.float32)
+    message = (
+        f"For '{name}', a value of '{target}' must be less than the number of classes, 4, but got {target}[1][2] = 4."
+    )
+    for symbol, others in (("", [loss]), ("Grad", [loss, np.zeros((2, 4), np.float32)])):
+        kernel = Kernel(LIBRARY, f"{function}{symbol}{reduction}", catcher)
+        with pytest.raises(RuntimeError) as error:
+            kernel.prepare(*arrays, *others)()
+        assert str(error.value) == message
 
 
 def test_an_output_of_another_size_is_an_error(catcher):
@@ -211,12 +237,37 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     assert "BIND_NOW" in readelf("-d")
     symbols = [line.split() for line in readelf("--dyn-syms").splitlines()]
     defined = {row[7] for row in symbols if len(row) > 7 and row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
-    kernels = {f"MultilabelMarginLoss{grad}{r}" for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
+    kernels = {f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
     kernels |= {kernel + end for kernel in kernels for end in ("InferShape", "InferType")}
     assert defined == kernels | {"MultilabelMarginLoss" + end for end in ("SetThreads", "Threads", "Simd")}
     imported = {row[7].split("@")[0] for row in symbols if len(row) > 7 and row[6] == "UND"}
     assert "__stack_chk_fail" in imported
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
+
+
+RELOAD = """
+import _ctypes, os, sys
+import numpy as np
+from aot import Kernel
+rng = np.random.default_rng(0)
+input, target = rng.standard_normal((8, 50000), np.float32), np.full((8, 50000), -1, np.int32)
+target[:, :9] = np.arange(9)
+threads, losses, mapped = [], [], []
+for _ in range(4):
+    kernel, loss = Kernel(sys.argv[1], "MultilabelMarginLossMean"), np.zeros((), np.float32)
+    kernel._library.MultilabelMarginLossSetThreads(4)
+    kernel.prepare(input, target, loss)()
+    _ctypes.dlclose(kernel._library._handle)
+    threads.append(len(os.listdir("/proc/self/task")))
+    losses.append(float(loss))
+    with open("/proc/self/maps") as file:
+        mapped.append(sys.argv[1] in file.read())
+print(len(set(threads)), len(set(losses)), *mapped)
+"""
+
+
+def test_its_helper_threads_outlive_its_being_closed_and_serve_it_when_it_is_loaded_again():
+    assert run_python("-c", RELOAD, str(LIBRARY)) == "1 1 True True True True\n"
 
 
 def test_it_may_be_loaded_twice(tmp_path):

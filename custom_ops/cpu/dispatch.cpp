@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "row.h"
@@ -60,7 +61,8 @@ const Level &SelectLevel() {
     if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, level.name) == 0) return level;
     names += (names.empty() ? "" : ", ") + std::string(level.name);
   }
-  Fail("the environment variable MLML_SIMD must be one of " + names + " on this processor, but got '" + wanted + "'.");
+  throw std::invalid_argument("The environment variable MLML_SIMD must be one of " + names +
+                              " on this processor, but got '" + wanted + "'.");
 }
 
 // Read once: Python may change the environment while a kernel runs in another thread.

@@ -12,16 +12,15 @@ struct Float16 {
 
 inline float ToFloat(float value) { return value; }
 
+// No float32 on the way is denormal: a processor may be set to make those 0.
 inline float ToFloat(Float16 value) {
   const uint32_t magnitude = value.bits & 0x7fffu;
-  uint32_t bits = magnitude << 13;
   float result;
-  if (magnitude >= 0x7c00u) {  // infinity and NaN
-    bits |= 0x7f800000u;
+  if (magnitude < 0x400u) {
+    result = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  } else {  // the exponents' bias, 15 there and 127 here; twice for infinity and NaN, whose exponent is the greatest
+    const uint32_t bits = (magnitude << 13) + (magnitude < 0x7c00u ? 112u << 23 : 224u << 23);
     std::memcpy(&result, &bits, sizeof(result));
-  } else {  // a float32 with the same exponent field is 2^112 too small, denormals included
-    std::memcpy(&result, &bits, sizeof(result));
-    result *= 0x1p112f;
   }
   return value.bits & 0x8000u ? -result : result;
 }

@@ -11,6 +11,7 @@
 
 #include "../entry_points.h"
 #include "float16.h"
+#include "floating_point.h"
 #include "parallel.h"
 #include "row.h"
 
@@ -130,12 +131,14 @@ int Forward(const Arguments &arguments, Reduction reduction, void *) {
   arguments.Expect(3);
   const Batch batch = arguments.ReadBatch();
   void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
-  const std::vector<double> losses = RowLosses(batch);
-  if (batch.dtype == Dtype::kFloat16) {
-    Reduce(losses, reduction, static_cast<Float16 *>(loss));
-  } else {
-    Reduce(losses, reduction, static_cast<float *>(loss));
-  }
+  InStandardFloatingPoint([&] {
+    const std::vector<double> losses = RowLosses(batch);
+    if (batch.dtype == Dtype::kFloat16) {
+      Reduce(losses, reduction, static_cast<Float16 *>(loss));
+    } else {
+      Reduce(losses, reduction, static_cast<float *>(loss));
+    }
+  });
   return 0;
 }
 
@@ -144,11 +147,13 @@ int Backward(const Arguments &arguments, Reduction reduction, void *) {
   const Batch batch = arguments.ReadBatch();
   const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
   void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
-  if (batch.dtype == Dtype::kFloat16) {
-    GradientOf(batch, reduction, static_cast<const Float16 *>(dout), gradient);
-  } else {
-    GradientOf(batch, reduction, static_cast<const float *>(dout), gradient);
-  }
+  InStandardFloatingPoint([&] {
+    if (batch.dtype == Dtype::kFloat16) {
+      GradientOf(batch, reduction, static_cast<const Float16 *>(dout), gradient);
+    } else {
+      GradientOf(batch, reduction, static_cast<const float *>(dout), gradient);
+    }
+  });
   return 0;
 }
 

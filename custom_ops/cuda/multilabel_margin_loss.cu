@@ -725,7 +725,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
 
 void Check(cudaError_t error) {
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("For 'multilabel_margin_loss', CUDA says: ") + cudaGetErrorString(error) +
+    throw std::runtime_error(std::string("CUDA says of a kernel of mindspore_mlml: ") + cudaGetErrorString(error) +
                              ".");
   }
 }
@@ -876,9 +876,13 @@ MLML_EXPORT int64_t MultilabelMarginLossGradWorkspace() { return mlml::kGradient
     return 0;                                                                     \
   }
 
-MLML_INIT(MultilabelMarginLossNone, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossMean, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossSum, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossGradNone, mlml::kGradientWorkspace)
-MLML_INIT(MultilabelMarginLossGradMean, mlml::kGradientWorkspace)
-MLML_INIT(MultilabelMarginLossGradSum, mlml::kGradientWorkspace)
+#define MLML_INITS(NAME)                              \
+  MLML_INIT(NAME##None, mlml::kLossWorkspace)         \
+  MLML_INIT(NAME##Mean, mlml::kLossWorkspace)         \
+  MLML_INIT(NAME##Sum, mlml::kLossWorkspace)          \
+  MLML_INIT(NAME##GradNone, mlml::kGradientWorkspace) \
+  MLML_INIT(NAME##GradMean, mlml::kGradientWorkspace) \
+  MLML_INIT(NAME##GradSum, mlml::kGradientWorkspace)
+
+MLML_INITS(MultilabelMarginLoss)
+MLML_INITS(MultilabelMarginLossFromLabels)
