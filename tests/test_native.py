@@ -245,6 +245,15 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
 
 
+def test_it_has_no_debug_information_unless_the_compiler_flags_ask_for_it(thread_sanitized):
+    def sections(library):
+        return subprocess.run(["readelf", "-WS", library], capture_output=True, text=True, check=True).stdout
+
+    assert ".debug_info" not in sections(LIBRARY)
+    assert LIBRARY.stat().st_size < 2**20
+    assert ".debug_info" in sections(thread_sanitized)  # built with CXXFLAGS=-g1
+
+
 RELOAD = """
 import _ctypes, os, sys
 import numpy as np
