@@ -1,7 +1,7 @@
 """Compiles the kernels of custom_ops/ into the package. Everything else about the build stands in pyproject.toml."""
 
 import os
-import platform
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -25,13 +25,8 @@ Install one and try again:
 or name yours in the environment variable CXX.
 """
 
-# row.cpp is compiled once for each instruction set. The first is what every processor of the architecture has; which
-# one runs is decided when the library is loaded.
-LEVELS = {"baseline": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    LEVELS["avx512"] = [*LEVELS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-    LEVELS["avx512"] += ["-mprefer-vector-width=512"]
+# row.cpp is compiled once for each of these.
+ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 
 # Python's own flags ask for debug information, most of a library's size; CXXFLAGS=-g brings it back.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
@@ -93,7 +88,9 @@ class BuildKernels(build_ext):
         # In this order: where the linker finds a function of the standard library in several of the objects, it takes
         # the first, which every processor must be able to run.
         jobs = [(others, self.build_temp, [])]
-        jobs += [([rows], Path(self.build_temp, level), [f"-DMLML_LEVEL={level}", *LEVELS[level]]) for level in LEVELS]
+        jobs += [
+            ([rows], Path(self.build_temp, isa), [f"-DMLML_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [name for names in pool.map(lambda job: self._compile(ext, *job), jobs) for name in names]
         self.compiler.link_shared_object(

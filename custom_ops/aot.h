@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "definition.h"
+
 enum TypeId : int {};  // MindSpore's; only ever copied from an input to an output
 
 // MindSpore's, as far as a library can use it: the sizes of the memory that a kernel wants to be lent, which then comes
@@ -30,7 +32,6 @@ struct AotExtra {
 namespace mlml {
 
 enum class Dtype { kFloat16, kFloat32 };
-enum class Reduction { kNone, kMean, kSum };
 
 // What the caller calls the function and its second argument.
 struct Names {
@@ -38,8 +39,8 @@ struct Names {
   const char *target;
 };
 
-// The matrix of scores, rows x classes, and the matrix of labels, rows x labels, behind one call. A 1-D input is one
-// row.
+// The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
+// one row.
 struct Batch {
   Dtype dtype = Dtype::kFloat32;
   const void *input = nullptr;
@@ -47,7 +48,7 @@ struct Batch {
   bool is_matrix = false;
   int64_t rows = 0;
   int64_t classes = 0;
-  int64_t labels = 0;
+  int64_t num_labels = 0;  // of a row
   Names names = {};
 };
 
@@ -98,20 +99,20 @@ class Arguments {
     }
     batch.rows = batch.is_matrix ? input[0] : 1;
     batch.classes = input.back();
-    batch.labels = target.back();
+    batch.num_labels = target.back();
     if (batch.rows < 0 || batch.classes <= 0) {
       Fail("the number of classes must be positive, but got an 'input' of shape " + ShapeName(0) + ".");
     }
     int64_t bytes;  // of the largest array
-    if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.labels), &bytes) ||
+    if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
         __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
       Fail("'input' or " + target_name + " is too large: shapes " + ShapeName(0) + " and " + ShapeName(1) + ".");
     }
-    if (batch.labels <= 0) {
+    if (batch.num_labels <= 0) {
       Fail("a row of " + target_name + " must have at least one label, but got shape " + ShapeName(1) + ".");
     }
     batch.input = Pointer(0, batch.rows * batch.classes);
-    batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.labels));
+    batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.num_labels));
     return batch;
   }
 

@@ -103,11 +103,11 @@ def _cpu():
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError as error:
         return Backend("CPU", "cpu", False, str(error))
-    library.MultilabelMarginLossSimd.restype = ctypes.c_char_p
-    simd = library.MultilabelMarginLossSimd()
-    if simd is None:
+    library.MultilabelMarginLossIsa.restype = ctypes.c_char_p
+    isa = library.MultilabelMarginLossIsa()
+    if isa is None:
         return Backend("CPU", "cpu", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
-    return Backend("CPU", "cpu", True, f"instruction set {simd.decode()}, {threads()} threads")
+    return Backend("CPU", "cpu", True, f"instruction set {isa.decode()}, {threads()} threads")
 
 
 def threads() -> int:

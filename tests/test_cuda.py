@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fuzz_kernels
 import gpu_check
 from aot import Kernel
+from builds import build_catcher, build_emulated
 from mindspore_mlml._backends import LIBRARIES
 from reference import loss_and_gradient
 from test_kernels import run_python
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "custom_ops" / "cuda" / "multilabel_margin_loss.cu"
-LAUNCH = "kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>("
 FUNCTIONS = {"MultilabelMarginLoss": "target", "MultilabelMarginLossFromLabels": "labels"}
 SYMBOLS = [f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]
 
@@ -29,15 +30,7 @@ SYMBOLS = [f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The CUDA kernels' source, compiled for the CPU: see cuda_emulation/emulation.h."""
-    folder = tmp_path_factory.mktemp("cuda")
-    source = SOURCE.read_text()
-    assert LAUNCH in source
-    source = source.replace(LAUNCH, "emulation::Launch(kernel, static_cast<unsigned>(blocks), threads, ")
-    source = source.replace('"../', f'"{SOURCE.parent.parent}/')
-    (folder / "kernels.cpp").write_text(source)
-    command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
-    subprocess.run([*command, "-o", folder / "_cuda.so", folder / "kernels.cpp"], check=True)
-    return folder / "_cuda.so"
+    return build_emulated(tmp_path_factory.mktemp("cuda"))
 
 
 class Host:
@@ -61,6 +54,15 @@ def test_emulated_kernels_equal_the_reference_over_the_grid_of_sizes(emulated):
     assert int(output.split()[0]) > 400
 
 
+def test_emulated_kernels_pass_the_fuzzer(emulated, tmp_path, monkeypatch):
+    catcher = build_catcher(tmp_path)
+    for checked in ("0", "1"):
+        monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
+        runner = fuzz_kernels.Runner(emulated, catcher)
+        problems = [runner.problem(fuzz_kernels.make_case(6, index)) for index in range(150)]
+        assert problems == [None] * 150
+
+
 def test_emulated_kernels_print_0_325(emulated):
     mismatches = gpu_check.Mismatches()
     gpu_check.check_documented_example(Host(), emulated, mismatches)
@@ -68,7 +70,7 @@ def test_emulated_kernels_print_0_325(emulated):
 
 
 SIZES = [(3, c, t) for c in (1, 31, 128, 129, 2049, 5001) for t in (0, 1, 33, 127, 128, 257, 1024) if t <= c]
-SIZES += [(1, 40000, 7), (513, 300, 5), (4100, 10, 3), (40, 5000, 20)]
+SIZES += [(1, 40000, 7), (513, 300, 5), (513, 4500, 5), (4100, 10, 3), (40, 5000, 20)]
 
 
 def test_emulated_kernels_pass_the_gpu_check(emulated, rng):

@@ -1,5 +1,6 @@
 """The CPU kernels: every instruction set, any number of threads, large sizes, forks, memory."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 
 from aot import Kernel
+from builds import ISA_FLAGS, build_vector_operations
 from helpers import random_batch
 from measure import extra_memory
 from mindspore_mlml import _backends, _ops
 from mindspore_mlml._backends import LIBRARIES
 
 TESTS = Path(__file__).parent
-LEVELS = ("baseline", "avx2", "avx512")
 
 
 def run_python(*command, **environment):
@@ -31,26 +32,33 @@ def run_python(*command, **environment):
     return result.stdout
 
 
-@pytest.fixture(params=LEVELS)
-def level(request):
-    code = f"from mindspore_mlml._backends import backends; print({request.param!r} in backends()[0].reason)"
-    if "not one of" in run_python(
-        "-c", code.replace("print(", "print(backends()[0].reason, "), MLML_SIMD=request.param
-    ):
+@pytest.fixture(params=ISA_FLAGS)
+def isa(request):
+    names = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossIsas
+    names.restype = ctypes.c_char_p
+    if request.param not in names().decode().split():
         pytest.skip(f"this processor has no {request.param}")
     return request.param
 
 
-def test_every_instruction_set_equals_the_reference_with_the_same_bits_for_any_number_of_threads(level):
-    outputs = {run_python(str(TESTS / "kernel_grid.py"), MLML_SIMD=level, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
+def test_every_instruction_set_equals_the_reference_with_the_same_bits_for_any_number_of_threads(isa):
+    outputs = {run_python(str(TESTS / "kernel_grid.py"), MLML_SIMD=isa, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
     assert len(outputs) == 1
     assert int(outputs.pop().split()[0]) > 400
 
 
-def test_every_instruction_set_prints_0_325(level):
-    output = run_python("-m", "mindspore_mlml", MLML_SIMD=level)
+def test_the_vector_operations_of_every_instruction_set_equal_plain_loops(isa, tmp_path):
+    output = subprocess.run(
+        [build_vector_operations(tmp_path, isa)], capture_output=True, text=True, check=False
+    ).stdout
+    assert output.endswith(" checks, 0 wrong\n"), output
+    assert int(output.split()[0]) > 300_000
+
+
+def test_every_instruction_set_prints_0_325(isa):
+    output = run_python("-m", "mindspore_mlml", MLML_SIMD=isa)
     assert output.count("0.325\n") == 4
-    assert f"instruction set {level}" in output
+    assert f"instruction set {isa}" in output
 
 
 def test_an_unknown_instruction_set_is_an_error_that_names_the_known_ones():

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Drives the CPU kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
+"""Drives the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
 
-usage: python tools/fuzz_kernels.py [--seed S] [--cases N]
+usage: python tools/fuzz_kernels.py [--cuda] [--seed S] [--cases N]
 
 Each case calls the forward and the backward kernel of a reduction through the AOT signature, without MindSpore, with
 guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
 anywhere in int32, NaN, infinities, denormals, large offsets, no rows, no classes, 1 to 8 threads, every instruction set
 that the processor has. The results are compared with the reference, and a target out of range must be named. On a
 failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy.
+
+With --cuda the kernels are those for a GPU, on an emulation of it (tests/cuda_emulation): a row with a target out of
+range must be NaN, or, with MLML_CHECK_TARGETS=1, be named.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import secrets
@@ -26,10 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from aot import Kernel  # noqa: E402
+from builds import build_catcher, build_cpu, build_emulated  # noqa: E402
 from reference import loss_and_gradient  # noqa: E402
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
-LEVELS = ("baseline", "avx2", "avx512")
 REDUCTIONS = ("none", "mean", "sum")
 # What each function's symbols begin with, and how its errors begin and name its second argument.
 FUNCTIONS = {
@@ -104,30 +108,49 @@ def make_scores(rng, rows, classes, dtype):
         scores[rng.random(scores.shape) < 0.3] = -np.inf  # masked classes
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
-        where = rng.integers(rows), rng.integers(classes)
-        scores[where] = rng.choice((np.nan, np.inf, -np.inf))
+        for _ in range(rng.integers(1, 5)):  # infinities meet
+            scores[rng.integers(rows), rng.integers(classes)] = rng.choice((np.nan, np.inf, np.inf, -np.inf))
     return scores
 
 
-def expected_error(case):
+def expected_error(case, targets_are_checked=True):
     """What the kernel must say, or None."""
-    input, target = np.atleast_2d(case["input"]), case["target"]
     classes = case["input"].shape[-1]
     if classes == 0:
         return "the number of classes must be positive"
-    if target.shape[-1] == 0:
+    if case["target"].shape[-1] == 0:
         return "must have at least one label"
     if case["surplus"]:
         return "elements, but got shape"
-    for row in range(len(input)):
-        for position, label in enumerate(target[row]):
+    if not targets_are_checked:
+        return None
+    for row, position, label in out_of_range(case):
+        name = f"[{row}]" if case["input"].ndim == 2 else ""
+        target = FUNCTIONS[case["function"]][1]
+        return f"number of classes, {classes}, but got {target}{name}[{position}] = {label}."
+    return None
+
+
+def out_of_range(case):
+    """Row, position and value of each target that is not a class."""
+    for row, labels in enumerate(case["target"]):
+        for position, label in enumerate(labels):
             if label < 0:
                 break
-            if label >= classes:
-                name = f"[{row}]" if case["input"].ndim == 2 else ""
-                name = FUNCTIONS[case["function"]][1] + name
-                return f"number of classes, {classes}, but got {name}[{position}] = {label}."
-    return None
+            if label >= case["input"].shape[-1]:
+                yield row, position, label
+
+
+def expected_results(case, input, target, dout):
+    """Loss and gradient. A row with a target out of range, where that is no error, is NaN."""
+    bad = sorted({row for row, _, _ in out_of_range(case)})
+    target = target.copy()
+    np.atleast_2d(target)[bad] = -1
+    loss, gradient = loss_and_gradient(input, target, case["reduction"], dout)
+    loss = np.array(loss)
+    loss.reshape(-1)[bad if case["reduction"] == "none" else slice(0, 1 if bad else 0)] = np.nan
+    np.atleast_2d(gradient)[bad] = np.nan
+    return loss, gradient
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -159,16 +182,27 @@ class Runner:
             for grad in ("", "Grad")
             for reduction in REDUCTIONS
         }
-        self.set_threads = next(iter(self.kernels.values()))._library.MultilabelMarginLossSetThreads
+        self.library = next(iter(self.kernels.values()))._library
+        self.is_cpu = hasattr(self.library, "MultilabelMarginLossSetThreads")
+        self.targets_are_checked = self.is_cpu or os.environ.get("MLML_CHECK_TARGETS") == "1"
+
+    def variants(self):
+        """The environment of each way in which the library runs here."""
+        if not self.is_cpu:
+            return [{"MLML_CHECK_TARGETS": "0"}, {"MLML_CHECK_TARGETS": "1"}]
+        function = self.library.MultilabelMarginLossIsas
+        function.restype = ctypes.c_char_p
+        return [{"MLML_SIMD": isa} for isa in function().decode().split()]
 
     def problem(self, case):
         """What is wrong with the results of a case, or None."""
-        self.set_threads(case["threads"])
+        if self.is_cpu:
+            self.library.MultilabelMarginLossSetThreads(case["threads"])
         input = case["input"]
         target = case["target"] if input.ndim == 2 else case["target"][0]
         dout = case["dout"] if input.ndim == 2 or case["reduction"] != "none" else case["dout"].reshape(())
-        error = expected_error(case)
-        expected = (None, None) if error else loss_and_gradient(input, target, case["reduction"], dout)
+        error = expected_error(case, self.targets_are_checked)
+        expected = (None, None) if error else expected_results(case, input, target, dout)
         shapes = (input.shape[:-1] if case["reduction"] == "none" else (), input.shape)
         for grad, inputs, regular, wanted in (
             ("", (input, target), shapes[0], expected[0]),
@@ -218,6 +252,9 @@ class Runner:
 def work(arguments):
     """Runs the cases ``first``, ``first + step``, … up to ``cases``; says which one it is at, as a crash ends it."""
     runner = Runner(arguments.library, arguments.catcher)
+    if arguments.variants:
+        print(json.dumps(runner.variants()))
+        return 0
     if arguments.replay:
         problem = runner.problem(load(arguments.replay))
         print(problem or "passes")
@@ -295,50 +332,37 @@ def save_text(case):
 # The whole run
 
 
-def build(folder, flags=SANITIZERS):
-    """Builds the CPU library, and what turns exceptions into messages; returns their paths."""
-    environment = {**os.environ, "CXXFLAGS": f"-O1 -g1 {flags}", "LDFLAGS": flags, "MLML_WITH_CUDA": "0"}
-    command = [sys.executable, "setup.py", "-q", "build", f"--build-base={folder}/base", f"--build-lib={folder}/lib"]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        sys.exit(result.stdout + result.stderr)
-    catcher = Path(folder, "call.so")
-    source = ROOT / "tests" / "native" / "call.cpp"
-    subprocess.run(["g++", "-O2", *flags.split(), "-shared", "-fPIC", "-o", catcher, source], check=True)
-    return Path(folder, "lib", "mindspore_mlml", "_cpu.so"), catcher
-
-
-def environment_of(level):
+def environment_of(variant):
     """What a worker needs: the sanitizer's runtime first of all libraries, then that whose functions it replaces."""
     files = ("libasan.so", "libstdc++.so")
     commands = (["g++", f"-print-file-name={file}"] for file in files)
     paths = [subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip() for c in commands]
     return {
         **os.environ,
-        "MLML_SIMD": level,
+        **variant,
         "LD_PRELOAD": " ".join(paths),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python leaks
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 
 
-def run_worker(level, *options):
+def run_worker(variant, *options):
     """Runs this program as a worker; returns its exit status and its output."""
     command = [sys.executable, __file__, *map(str, options)]
-    result = subprocess.run(command, env=environment_of(level), capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment_of(variant), capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 
-def report(seed, level, output, libraries, folder):
+def report(seed, variant, output, libraries, folder):
     """Prints the failing case, made smaller."""
     said = [line for line in output[1].splitlines() if not line.startswith("case ")]
     index = int([line for line in output[1].splitlines() if line.startswith("case ")][-1].split()[1])
-    print(f"FAILED: seed {seed}, case {index}, {level}", *said, output[2][-3000:], sep="\n")
+    print(f"FAILED: seed {seed}, case {index}, {variant}", *said, output[2][-3000:], sep="\n")
     path = Path(folder, "case.npz")
 
     def fails(case):
         save(case, path)
-        return run_worker(level, *libraries, "--replay", path)[0] != 0
+        return run_worker(variant, *libraries, "--replay", path)[0] != 0
 
     case = make_case(seed, index)
     print(
@@ -350,8 +374,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
     parser.add_argument("--cases", type=int, default=20000)
+    parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, emulated")
     for hidden in ("--library", "--catcher", "--replay"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--variants", action="store_true", help=argparse.SUPPRESS)
     for hidden, default in (("--first", 0), ("--step", 1)):
         parser.add_argument(hidden, type=int, default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -361,24 +387,27 @@ def main():
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}, {arguments.cases} cases", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        library, catcher = build(folder)
+        build = build_emulated if arguments.cuda else build_cpu
+        library = build(folder, f"-O1 -g1 {SANITIZERS}")
+        catcher = build_catcher(folder, SANITIZERS)
         libraries = ["--library", library, "--catcher", catcher]
-        levels = [level for level in LEVELS if run_worker(level, *libraries, "--seed", 0, "--cases", 1)[0] == 0]
-        if "baseline" not in levels:
-            sys.exit("\n".join(run_worker("baseline", *libraries, "--seed", 0, "--cases", 1)[1:]))
-        print(f"instruction sets: {', '.join(levels)}", flush=True)
-        shares = [(levels[i % len(levels)], i) for i in range(2 * len(levels))]
+        status, output, errors = run_worker({}, *libraries, "--variants")
+        if status != 0:
+            sys.exit(output + errors)
+        variants = json.loads(output)
+        print(*(f"{name}={value}" for variant in variants for name, value in variant.items()), sep=", ", flush=True)
+        shares = [(variants[i % len(variants)], i) for i in range(2 * len(variants))]
 
         def run_share(share):
-            level, first = share
+            variant, first = share
             options = ["--seed", seed, "--cases", arguments.cases, "--first", first, "--step", len(shares)]
-            return level, run_worker(level, *libraries, *options)
+            return variant, run_worker(variant, *libraries, *options)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             results = list(pool.map(run_share, shares))
-        failures = [(level, output) for level, output in results if output[0] != 0]
-        for level, output in failures:
-            report(seed, level, output, libraries, folder)
+        failures = [(variant, output) for variant, output in results if output[0] != 0]
+        for variant, output in failures:
+            report(seed, variant, output, libraries, folder)
         if not failures:
             print(f"{arguments.cases} cases passed, forward and backward")
     return 1 if failures else 0

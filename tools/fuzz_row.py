@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Searches for a row that the CPU kernels get wrong, guided by the coverage of their code.
 
-usage: python tools/fuzz_row.py [--seconds 60] [--corpus DIR] [--level avx2]
+usage: python tools/fuzz_row.py [--seconds 60] [--corpus DIR] [--isa avx2]
 
 Builds the kernels and tests/native/fuzz_row.cpp with clang's libFuzzer, AddressSanitizer and
 UndefinedBehaviorSanitizer (Debian: apt-get install clang), and starts from the cases in tests/native/corpus. What it
@@ -12,6 +12,7 @@ finds is kept in DIR, by default a temporary folder; to keep cases for good, mer
 
 import argparse
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tests" / "native"
 CORPUS = NATIVE / "corpus"
 KERNELS = ROOT / "custom_ops" / "cpu"
-LEVELS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
-}
+ISA_FLAGS = runpy.run_path(str(KERNELS / "isa_flags.py"))["ISA_FLAGS"]
 
 
 def build(folder, fuzzed):
@@ -34,9 +31,9 @@ def build(folder, fuzzed):
     sanitized = ["-O1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"]
     jobs = [(source, sanitized, source.stem) for source in sorted(KERNELS.glob("*.cpp")) if source.stem != "row"]
     jobs.append((NATIVE / "fuzz_row.cpp", sanitized, "fuzz_row"))
-    for level, flags in LEVELS.items():
-        extra = sanitized if level == fuzzed else ["-O0"]
-        jobs.append((KERNELS / "row.cpp", [f"-DMLML_LEVEL={level}", *flags, *extra], f"row_{level}"))
+    for isa, flags in ISA_FLAGS.items():
+        extra = sanitized if isa == fuzzed else ["-O0"]
+        jobs.append((KERNELS / "row.cpp", [f"-DMLML_ISA={isa}", *flags, *extra], f"row_{isa}"))
     objects = [Path(folder, name + ".o") for _, _, name in jobs]
     running = [
         subprocess.Popen(["clang++", *common, *extra, "-c", source, "-o", target])
@@ -54,12 +51,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", metavar="DIR")
-    parser.add_argument("--level", choices=LEVELS, default="avx2", help="the instruction set")
+    default = "avx2" if "avx2" in ISA_FLAGS else "baseline"
+    parser.add_argument("--isa", choices=ISA_FLAGS, default=default, help=f"the instruction set; default: {default}")
     parser.add_argument("--merge", metavar="DIR", help="adds what is new in DIR to the repository's corpus")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        program = build(folder, arguments.level)
-        environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "MLML_SIMD": arguments.level}
+        program = build(folder, arguments.isa)
+        environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "MLML_SIMD": arguments.isa}
         if arguments.merge:
             command = [program, "-merge=1", CORPUS, arguments.merge]
         else:

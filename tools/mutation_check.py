@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Breaks the CPU kernels in small ways, one at a time, and shows that the tests notice each.
+"""Breaks the kernels in small ways, one at a time, and shows that the tests notice each.
 
 usage: python tools/mutation_check.py [--only PATTERN]
 
-A mutant is a copy of custom_ops/ with one piece of text replaced. It is built without optimization to speak of, for one
-instruction set, and must fail what the tests run: the cases of tools/fuzz_kernels.py, the promises of
-tools/accuracy.py, or the grid of sizes of tests/kernel_grid.py, whose bits must not depend on the number of threads
-either. Mutants that compute the same are not listed. Exits non-zero if a mutant survives.
+A mutant is a copy of custom_ops/ with one piece of text replaced. It is built without optimization to speak of and must
+fail what the tests run. For the CPU kernels, built for one instruction set, that is the cases of fuzz_kernels.py, the
+promises of accuracy.py, or the grid of sizes of tests/kernel_grid.py, whose bits must not depend on the number of
+threads either. For the CUDA kernels, emulated, it is the cases and the grid, for the vector operations their unit test.
+Mutants that compute the same are not listed. Exits non-zero if a mutant survives.
 """
 
 import argparse
+import ctypes
 import os
 import shutil
 import subprocess
@@ -19,134 +21,162 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations  # noqa: E402
+
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-LEVELS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
-}
-ROW, MAIN, AOT, HALF, SIMD = "cpu/row.cpp", "cpu/multilabel_margin_loss.cpp", "aot.h", "cpu/float16.h", "cpu/simd.h"
-CASES = 4000
+AOT, DEFINITION = "aot.h", "definition.h"
+MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
+TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
+LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
+SIMD, AVX512, AVX2 = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h"
+GENERIC, PLAIN = "cpu/simd_generic.h", "cpu/simd_plain.h"
+# The instruction set that shows a mutant of the vector operations.
+VECTOR_OPERATIONS = {SIMD: "baseline", AVX512: "avx512", AVX2: "avx2", GENERIC: "baseline", PLAIN: "baseline"}
+CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
+CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
+CASES, CUDA_CASES = 4000, 600
+# So many rows that each is one piece, whose threads have several vectors each.
+MANY_VECTORS = """
+import sys
+import numpy as np
+from gpu_check import Mismatches, check_against_reference
+from test_cuda import Host
+mismatches = Mismatches()
+check_against_reference(Host(), sys.argv[1], mismatches, np.random.default_rng(0), [(513, 4500, 5)])
+sys.exit(mismatches.count)
+"""
 
 # (what breaks, file, the text, what stands there instead)
 MUTANTS = [
-    ("a target equal to C is let through", ROW, "labels[count] >= batch.classes", "labels[count] > batch.classes"),
-    ("0 ends the list", ROW, "labels[count] >= 0;", "labels[count] > 0;"),
-    ("only -1 ends the list", ROW, "labels[count] >= 0;", "labels[count] != -1;"),
-    ("one label more is read", ROW, "count < batch.labels &&", "count <= batch.labels &&"),
-    ("the last label is not read", ROW, "count < batch.labels &&", "count + 1 < batch.labels &&"),
-    ("labels are found by the number of classes", ROW, "index * batch.labels;", "index * batch.classes;"),
-    ("the threshold's margin is 0", ROW, "-(1.0f - score)", "-(0.0f - score)"),
-    ("the threshold is rounded otherwise", ROW, "-(1.0f - score)", "std::nextafter(score - 1.0f, kInfinity)"),
+    ("a target equal to C is let through", TARGETS, "labels[count] >= batch.classes", "labels[count] > batch.classes"),
+    ("0 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] > 0;"),
+    ("only -1 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] != -1;"),
+    ("one label more is read", TARGETS, "count < batch.num_labels &&", "count <= batch.num_labels &&"),
+    ("the last label is not read", TARGETS, "count < batch.num_labels &&", "count + 1 < batch.num_labels &&"),
+    ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
+    ("the threshold's margin is 0", DEFINITION, "-(1.0f - p)", "-(0.0f - p)"),
+    ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "std::nextafter(p - 1.0f, INFINITY)"),
     (
         "equal thresholds do not share a rank",
-        ROW,
+        TREE,
         "rank += LanesGreater(threshold, Load(&row->thresholds[i]))",
         "rank += kLanes - LanesGreater(Load(&row->thresholds[i]), threshold)",
     ),
-    ("equal thresholds leave gaps", ROW, "sorted[j] = std::max(sorted[j], sorted[j - 1])", "sorted[j] = sorted[j]"),
-    ("negative keys are not turned round", ROW, "? ~bits : bits | 0x80000000u", "? bits : bits | 0x80000000u"),
+    ("equal thresholds leave gaps", TREE, "sorted[j] = std::max(sorted[j], sorted[j - 1])", "sorted[j] = sorted[j]"),
+    ("negative keys are not turned round", TREE, "? ~bits : bits | 0x80000000u", "? bits : bits | 0x80000000u"),
     (
         "the highest byte is not sorted by",
-        ROW,
+        TREE,
         "for (const SortEntry &entry : entries) moved",
         "if (byte < 3) for (const SortEntry &entry : entries) moved",
     ),
     (
         "the tree has a level too few",
-        ROW,
+        TREE,
         "while (row->leaf << row->levels <= count) ++row->levels;",
         "while (row->leaf << row->levels < count) ++row->levels;",
     ),
-    ("a node is its neighbour", ROW, "stride / 2) * row->leaf - 1]", "stride / 2) * row->leaf]"),
+    ("a node is its neighbour", TREE, "stride / 2) * row->leaf - 1]", "stride / 2) * row->leaf]"),
     (
         "masked classes count for a threshold of -inf",
-        ROW,
+        TREE,
         "row->absent = masked ? -kInfinity : kLowest;",
         "row->absent = kLowest;",
     ),
-    ("targets are not taken out", ROW, "scores[row.targets[row.by_block[j]] - begin] = row.absent;", ";"),
+    ("targets are not taken out", TILE, "scores[row.targets[row.by_tile[j]] - begin] = row.absent;", ";"),
     (
         "the padding counts",
-        ROW,
+        TILE,
         "i % kGroup != 0; ++i) scores[i] = row.absent;",
         "i % kGroup != 0; ++i) scores[i] = 1e30f;",
     ),
-    ("a block with targets is taken as it lies", ROW, "BlockBegin(row, block) == row.block_ends[block]) {", "true) {"),
-    ("a block's remainder is not copied", ROW, "if (!copy && count % kGroup == 0 &&", "if (!copy &&"),
-    ("scores that are not finite go unnoticed", ROW, "check_[v % 2] += group[v] * 0.0f;", "check_[v % 2] += Floats{};"),
-    ("the sum of the thresholds is one behind", ROW, "sum += sorted[k - 1];", "sum += k > 1 ? sorted[k - 2] : 0;"),
+    (
+        "a tile with targets is taken as it lies",
+        TILE,
+        "TileBegin(row, tile) == row.tile_ends[tile]) {",
+        "true) {",
+    ),
+    ("a tile's remainder is not copied", TILE, "if (!copy && count % kGroup == 0 &&", "if (!copy &&"),
+    (
+        "scores that are not finite go unnoticed",
+        TILE,
+        "check_[v % 2] += group[v] * 0.0f;",
+        "check_[v % 2] += Floats{};",
+    ),
+    ("the sum of the thresholds is one behind", LOSS, "sum += sorted[k - 1];", "sum += k > 1 ? sorted[k - 2] : 0;"),
     (
         "the rest belongs to another base",
-        ROW,
+        LOSS,
         "static_cast<float>(static_cast<double>(k) * base - sum)",
         "static_cast<float>(static_cast<double>(k) * sorted[0] - sum)",
     ),
-    ("the vectors' NaN is lost", ROW, "    check += score * 0.0f;", "    check += Floats{};"),
-    ("the remainder's NaN is lost", ROW, "    sum += score * 0.0f;", "    sum += 0.0f;"),
+    ("the vectors' NaN is lost", TILE, "    check += score * 0.0f;", "    check += Floats{};"),
+    ("the remainder's NaN is lost", TILE, "    sum += score * 0.0f;", "    sum += 0.0f;"),
     (
         "hinges below 0 are added",
-        ROW,
+        LOSS,
         "sum->Add(Max(scores[v] - threshold, Floats{}))",
         "sum->Add(scores[v] - threshold)",
     ),
     (
         "half of the vectors are not added",
-        ROW,
+        LOSS,
         "for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];",
         "for (int v = 0; v < stride / 2; ++v) hinges[v] += hinges[v + stride];",
     ),
+    ("the loss is not divided by C", LOSS, "RowSum(sum) / static_cast<double>(batch.classes)", "RowSum(sum)"),
+    ("float32 overflows on the way", LOSS, "if (!std::isfinite(sum.sum) &&", "if (false &&"),
+    ("what is not finite in a piece is not looked for", LOSS, "if (finite) return {sum, 0};", "return {sum, 0};"),
+    ("NaN of a target is dropped", DEFINITION, "return (score != score ? kNan : 0) |", "return"),
     (
-        "the loss is not divided by C",
-        ROW,
-        "SumNotFinite<T>(batch, row)) / static_cast<double>(batch.classes)",
-        "SumNotFinite<T>(batch, row)) / 1.0",
+        "NaN of another class is dropped",
+        DEFINITION,
+        "return kAnyOther | (score != score ? kNan : 0) |",
+        "return kAnyOther |",
     ),
-    ("NaN is dropped", ROW, "if (std::isnan(score)) return kNan;", ";"),
-    ("inf - inf is infinite", ROW, "if ((high_target && high) || (low_target && low)) return kNan;", ";"),
-    (
-        "float32 overflows on the way",
-        ROW,
-        "return std::isfinite(sum) ? sum : SumInDouble(input, batch.classes, row);",
-        "return sum;",
-    ),
-    ("the gradient loses the dout", ROW, "static_cast<double>(k) * scale)", "static_cast<double>(k))"),
+    ("+inf of a target is not seen", DEFINITION, "(score == INFINITY ? kHighTarget : 0)", "0"),
+    ("-inf of a target is not seen", DEFINITION, "(score == -INFINITY ? kLowTarget : 0)", "0"),
+    ("+inf of another class is not seen", DEFINITION, "(score == INFINITY ? kHighOther : 0)", "0"),
+    ("-inf of another class is not seen", DEFINITION, "(score == -INFINITY ? kLowOther : 0)", "0"),
+    ("inf - inf is infinite", DEFINITION, "has(kHighTarget | kHighOther) ||", ""),
+    ("-inf - -inf is infinite", DEFINITION, " || has(kLowTarget | kLowOther)", ""),
+    ("+inf is a score as any", DEFINITION, "if (has(kHighOther)) return INFINITY;", ""),
+    ("a target of -inf adds infinity to nothing", DEFINITION, "has(kAnyOther) ? INFINITY : 0", "INFINITY"),
+    ("the gradient loses the dout", GRADIENT, "static_cast<double>(k) * scale)", "static_cast<double>(k))"),
     (
         "a target's gradient has the wrong sign",
-        ROW,
-        "total[row.targets[*j] % kBlock] -= active[*j];",
-        "total[row.targets[*j] % kBlock] += active[*j];",
+        GRADIENT,
+        "total[row.targets[*j] % kTile] -= active[*j];",
+        "total[row.targets[*j] % kTile] += active[*j];",
     ),
     (
         "a repeated class counts once",
-        ROW,
-        "total[row.targets[*j] % kBlock] -= active[*j];",
-        "total[row.targets[*j] % kBlock] = -active[*j];",
+        GRADIENT,
+        "total[row.targets[*j] % kTile] -= active[*j];",
+        "total[row.targets[*j] % kTile] = -active[*j];",
     ),
-    ("the totals are not reset", ROW, "total[row.targets[*j] % kBlock] = 0;", ";"),
-    ("the counts of the ranks are not added up", ROW, "totals[k] += totals[k + 1];", ";"),
-    ("a target counts its own rank", ROW, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
-    ("a NaN row keeps its gradient", ROW, "std::fill_n(output, batch.classes, FromDouble<T>(kNan));", ";"),
-    ("rows without targets are not written", ROW, "std::memset(output + block * kBlock, 0, count * sizeof(T));", ";"),
+    ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kTile] = 0;", ";"),
+    ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
+    ("a target counts its own rank", GRADIENT, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
+    ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(NAN));", ";"),
     (
-        "the last class of a block is not written",
-        ROW,
-        "StoreBlock(values, count, output",
-        "StoreBlock(values, count - 1, output",
-    ),
-    ("the mean is a sum", MAIN, "reduction == Reduction::kMean && !losses.empty()", "false && !losses.empty()"),
-    (
-        "the mean of no rows is NaN",
-        MAIN,
-        "reduction == Reduction::kMean && !losses.empty()",
-        "reduction == Reduction::kMean",
+        "rows without targets are not written",
+        GRADIENT,
+        "std::memset(output + tile * kTile, 0, count * sizeof(T));",
+        ";",
     ),
     (
-        "the gradient of the mean is that of the sum",
-        MAIN,
-        "(reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0)",
-        "1.0",
+        "the last class of a tile is not written",
+        GRADIENT,
+        "StoreTile(values, count, output",
+        "StoreTile(values, count - 1, output",
     ),
+    ("the mean is a sum", MAIN, "sum / Divisor(", "sum + 0 * Divisor("),
+    ("the mean of no rows is NaN", DEFINITION, "std::max<int64_t>(rows, 1)", "rows"),
+    ("the gradient of the mean is that of the sum", DEFINITION, " * Divisor(reduction, rows);", ";"),
+    ("the gradient is not divided by C", DEFINITION, "static_cast<double>(classes) * Divisor", "Divisor"),
     ("every row has the dout of the first", MAIN, "dout[reduction == Reduction::kNone ? row : 0]", "dout[0]"),
     (
         "a shared row loses a worker's counts",
@@ -157,10 +187,10 @@ MUTANTS = [
     (
         "a shared row loses its last piece",
         MAIN,
-        "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PieceSum sum",
-        "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PieceSum sum",
+        "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PartialSum sum",
+        "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PartialSum sum",
     ),
-    ("float16 denormals are lost", SIMD, "(denormal & is_denormal) |", ""),
+    ("float16 denormals are lost", GENERIC, "(denormal & is_denormal) |", ""),
     ("float16 denormals are lost one by one", HALF, "(magnitude)) * 0x1p-24f;", "(magnitude)) * 0.0f;"),
     (
         "float16 is cut off instead of rounded",
@@ -168,30 +198,211 @@ MUTANTS = [
         "const double places = (magnitude / unit + 0x1.8p52) - 0x1.8p52;",
         "const double places = static_cast<double>(static_cast<int>(magnitude / unit));",
     ),
-    ("the sign of float16 is lost in vectors", SIMD, " | (bits & 0x8000) << 16", ""),
+    ("the sign of float16 is lost in vectors", GENERIC, " | (bits & 0x8000) << 16", ""),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
     ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
-    ("no label is let through", AOT, "if (batch.labels <= 0) {", "if (batch.labels < -1) {"),
+    ("no label is let through", AOT, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
     (
         "no class is let through",
         AOT,
         "if (batch.rows < 0 || batch.classes <= 0) {",
         "if (batch.rows < 0 || batch.classes < 0) {",
     ),
+    # The vector operations.
+    ("AVX-512: the other one where either is NaN", AVX512, "_mm512_max_ps(a, b)", "_mm512_max_ps(b, a)"),
+    (
+        "AVX-512: equal is greater",
+        AVX512,
+        "greater = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)",
+        "greater = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)",
+    ),
+    (
+        "AVX-512: NaN is greater",
+        AVX512,
+        "greater = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)",
+        "greater = _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ)",
+    ),
+    (
+        "AVX-512: equal lanes are counted",
+        AVX512,
+        "__builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ))",
+        "__builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ))",
+    ),
+    ("AVX-512: only the last lanes are counted", AVX512, "count_ += static_cast", "count_ = static_cast"),
+    ("AVX-512: float16 is cut off", AVX512, "_MM_FROUND_TO_NEAREST_INT", "_MM_FROUND_TO_ZERO"),
+    (
+        "AVX-512: the high half is the low one",
+        AVX512,
+        "_mm512_extractf32x8_ps(value, 1)",
+        "_mm512_extractf32x8_ps(value, 0)",
+    ),
+    ("AVX-512: a short table lacks its last entry", AVX512, "(1 << left) - 1", "(1 << (left - 1)) - 1"),
+    ("AVX-512: a table has its first half twice", AVX512, "first + kHalf / kLanes", "first"),
+    ("AVX-512: a table is halved by the wrong bit", AVX512, "_mm512_set1_epi32(kHalf)", "_mm512_set1_epi32(kHalf / 2)"),
+    (
+        "AVX-512: another entry is gathered",
+        AVX512,
+        "(index), entries, sizeof(float))",
+        "(index), entries + 1, sizeof(float))",
+    ),
+    ("AVX2: the other one where either is NaN", AVX2, "_mm256_max_ps(a, b)", "_mm256_max_ps(b, a)"),
+    ("AVX2: float16 is cut off", AVX2, "_MM_FROUND_TO_NEAREST_INT", "_MM_FROUND_TO_ZERO"),
+    ("AVX2: the high half is the low one", AVX2, "_mm256_extractf128_ps(value, 1)", "_mm256_extractf128_ps(value, 0)"),
+    (
+        "AVX2: a short table lacks its last entry",
+        AVX2,
+        "entries, kSize * sizeof(float)",
+        "entries, (kSize - 1) * sizeof(float)",
+    ),
+    ("AVX2: an index beyond the table stays", AVX2, "index & (kSize - 1)", "index & (2 * kSize - 1)"),
+    ("AVX2: another entry is gathered", AVX2, "_mm256_i32gather_ps(entries,", "_mm256_i32gather_ps(entries + 1,"),
+    ("generic: the other one where either is NaN", GENERIC, "a > b ? a : b", "a < b ? b : a"),
+    ("generic: infinities of float16 are numbers", GENERIC, " + ((magnitude >= 0x7c00) & (112 << 23))", ""),
+    ("generic: the high half is the low one", GENERIC, "Doubles{value[2], value[3]}", "Doubles{value[0], value[1]}"),
+    ("generic: an index beyond the table stays", GENERIC, "index & (kSize - 1)", "index & (2 * kSize - 1)"),
+    ("generic: one lane is gathered for all", GENERIC, "entries[index[i]]", "entries[index[0]]"),
+    ("plain: equal is greater", PLAIN, "(a > b) & add", "(a >= b) & add"),
+    ("plain: counting goes down", PLAIN, "count - (a > b)", "count + (a > b)"),
+    ("plain: only the last lane is counted", PLAIN, "count -= greater[i]", "count = -greater[i]"),
+    ("plain: only the last lanes are counted", PLAIN, "CountGreater(counts_, a, b)", "CountGreater(Ints{}, a, b)"),
+    ("the exponents have a bit of the fraction", SIMD, "(value) >> 23", "(value) >> 22"),
+    ("the sum has the low half twice", SIMD, "high_ += HighHalf(value)", "high_ += LowHalf(value)"),
+    ("the sum lacks a lane", SIMD, "i < kLanes / 2; ++i) total", "i < kLanes / 2 - 1; ++i) total"),
+    # The CUDA kernels.
+    ("CUDA: a target equal to C is let through", CUDA_ROW, "label >= row.classes", "label > row.classes"),
+    ("CUDA: only the first labels are read", CUDA_ROW, "more = *end == kBlock;", "more = false;"),
+    (
+        "CUDA: the end of the labels is not waited for",
+        CUDA_ROW,
+        "    __syncthreads();\n    if (static_cast<int>(threadIdx.x) < *end) visit",
+        "    if (static_cast<int>(threadIdx.x) < *end) visit",
+    ),
+    ("CUDA: marks of the tile before stay", CUDA_ROW, "shared->is_target[word] = 0;", ";"),
+    (
+        "CUDA: the marks are not waited for",
+        CUDA_ROW,
+        "1u << (bit % 32));\n  }\n  __syncthreads();",
+        "1u << (bit % 32));\n  }",
+    ),
+    (
+        "CUDA: what is outside of the piece counts",
+        CUDA_ROW,
+        "if (i + e < begin || i + e >= end) absent |= 1u << e;",
+        ";",
+    ),
+    (
+        "CUDA: a vector is worked on twice",
+        CUDA_ROW,
+        "after_next = load(i + 2 * kStride);",
+        "after_next = load(i + kStride);",
+    ),
+    (
+        "CUDA: equal thresholds share a place",
+        CUDA_TREE,
+        "other < mine || (other == mine && i < thread)",
+        "other < mine",
+    ),
+    (
+        "CUDA: the sorted thresholds are not waited for",
+        CUDA_TREE,
+        "  __syncthreads();\n  const int levels",
+        "  const int levels",
+    ),
+    ("CUDA: the tree has a level too few", CUDA_TREE, "levels = 32 - __clz(count)", "levels = 31 - __clz(count)"),
+    ("CUDA: a tie is active", CUDA_TREE, "scores[e] > nodes[ranks[e]]", "scores[e] >= nodes[ranks[e]]"),
+    ("CUDA: each tree has the first targets", CUDA_TREE, "TargetScore(row, first + j)", "TargetScore(row, j)"),
+    ("CUDA: the rest lacks the threads before", CUDA_LOSS, "(before + sums[item])", "sums[item]"),
+    ("CUDA: scores that are not finite go unnoticed", CUDA_LOSS, "check += scores[e] * 0.0f;", ";"),
+    (
+        "CUDA: thresholds that are not finite go unnoticed",
+        CUDA_LOSS,
+        "check += Threshold(TargetScore(row, first + j)) * 0.0f;",
+        ";",
+    ),
+    ("CUDA: float32 overflows on the way", CUDA_LOSS, "if (!isfinite(sum) && !DecideSum(flags)) {", "if (false) {"),
+    ("CUDA: hinges below 0 are added", CUDA_LOSS, "fmaxf(scores[e] - threshold, 0.0f)", "scores[e] - threshold"),
+    ("CUDA: the flags of a piece are lost", CUDA_LOSS, "sum.flags |= partials[group * pieces + piece].flags;", ";"),
+    (
+        "CUDA: the last piece is lost",
+        CUDA_LOSS,
+        "piece < pieces; ++piece) {",
+        "piece < pieces - (pieces > 1); ++piece) {",
+    ),
+    (
+        "CUDA: the loss is not divided by C",
+        CUDA_LOSS,
+        "RowSum(sum) / static_cast<double>(problem.classes)",
+        "RowSum(sum)",
+    ),
+    ("CUDA: the mean is a sum", CUDA_LOSS, "Round(total / rows, loss)", "Round(total, loss)"),
+    (
+        "CUDA: one way of counting is added up",
+        CUDA_GRADIENT,
+        "rank > 0 && way < ways; ++way",
+        "rank > 0 && way < 1; ++way",
+    ),
+    ("CUDA: a target counts its own rank", CUDA_GRADIENT, "shared->counts[less[0] + 1]", "shared->counts[less[0]]"),
+    ("CUDA: a repeated class counts once", CUDA_GRADIENT, "times += row.labels[other] == target;", "times = 1;"),
+    (
+        "CUDA: what is not in the piece is written",
+        CUDA_GRADIENT,
+        "if (!(absent >> e & 1)) to[e] = vector.values[e];",
+        "to[e] = vector.values[e];",
+    ),
+    ("CUDA: a NaN is lost", CUDA_GRADIENT, "has_nan = has_nan || isnan(scores[e]);", ";"),
+    ("CUDA: the NaN of a target is lost", CUDA_GRADIENT, "has_nan = has_nan || isnan(TargetScore(row, j));", ";"),
+    ("CUDA: the NaN of a piece is lost", CUDA_GRADIENT, "atomicOr(&row_counters[0], 1u)", "(void)row_counters"),
+    (
+        "CUDA: a piece's counts replace the others'",
+        CUDA_GRADIENT,
+        "atomicAdd(&row_counters[k], sum)",
+        "row_counters[k] = sum",
+    ),
+    ("CUDA: only the last of many trees counts", CUDA_GRADIENT, "active[m] += ranks[m]", "active[m] = ranks[m]"),
+    (
+        "CUDA: only the first classes are searched",
+        CUDA_GRADIENT,
+        "ToFloat(row.scores[first + i])",
+        "ToFloat(row.scores[i])",
+    ),
+    ("CUDA: the gradient loses the dout", CUDA_GRADIENT, "Round(k * scale, &rounded)", "Round(k, &rounded)"),
+    (
+        "CUDA: the counters are not reset",
+        CUDA,
+        "if (shared) Check(cudaMemsetAsync(counters",
+        "if (false) Check(cudaMemsetAsync(counters",
+    ),
+    (
+        "CUDA: the loss of no rows is not written",
+        CUDA,
+        "if (reduction != Reduction::kNone) Check(cudaMemsetAsync(loss",
+        "if (false) Check(cudaMemsetAsync(loss",
+    ),
+    (
+        "CUDA: targets are not checked",
+        CUDA,
+        'std::strcmp(wanted, "1") != 0) return;',
+        'std::strcmp(wanted, "2") != 0) return;',
+    ),
+    ("CUDA: the check lets C through", CUDA_CHECK, "if (label >= classes)", "if (label > classes)"),
+    (
+        "CUDA: the check names any target",
+        CUDA_CHECK,
+        "atomicMin(first, static_cast<unsigned long long>(index * num_labels + j))",
+        "*first = index * num_labels + j",
+    ),
 ]
 
 
-def compile_objects(sources, folder, level_of_rows):
-    """Compiles the library's sources; row.cpp once for each of the levels. Returns the objects by name, or None."""
+def compile_objects(sources, folder, isas_of_rows):
+    """Compiles the library's sources, row.cpp for each of the isas. Returns the objects by name."""
     jobs = {path.stem: [path, []] for path in sorted((sources / "cpu").glob("*.cpp")) if path.stem != "row"}
-    for level in level_of_rows:
-        jobs[f"row_{level}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_LEVEL={level}", *LEVELS[level]]]
+    for isa in isas_of_rows:
+        jobs[f"row_{isa}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_ISA={isa}", *ISA_FLAGS[isa]]]
     objects = {}
     for name, (path, extra) in jobs.items():
         objects[name] = folder / f"{name}.o"
-        command = ["g++", *FLAGS, *extra, "-c", path, "-o", objects[name]]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            return None
+        subprocess.run(["g++", *FLAGS, *extra, "-c", path, "-o", objects[name]], check=True)
     return objects
 
 
@@ -199,51 +410,92 @@ def link(objects, library):
     subprocess.run(["g++", "-shared", "-pthread", "-o", library, *objects.values()], check=True)
 
 
-def fails_a_test(library, catcher):
-    """The first of the tests that fails, or None."""
+def first_failure(commands):
+    """The name of the first of the commands that fails, or None; and what the others printed."""
     paths = [str(ROOT / folder) for folder in ("tests", "benchmarks", "tools")]
     environment = {**os.environ, "MLML_SIMD": "baseline", "PYTHONPATH": os.pathsep.join(paths)}
-    fuzz = [ROOT / "tools" / "fuzz_kernels.py", "--library", library, "--catcher", catcher, "--seed", "1"]
-    grid = [ROOT / "tests" / "kernel_grid.py", library]
-    digests = set()
-    for name, command, extra in (
-        ("cases of the fuzzer", [*fuzz, "--cases", str(CASES)], {}),
-        ("measure of accuracy", [ROOT / "tools" / "accuracy.py", "--library", library, "--quick"], {}),
-        ("grid of sizes", grid, {"OMP_NUM_THREADS": "1"}),
-        ("grid of sizes, 3 threads", grid, {"OMP_NUM_THREADS": "3"}),
-    ):
+    outputs = []
+    for name, command, extra in commands:
         try:
             result = subprocess.run(
                 [sys.executable, *map(str, command)],
                 env={**environment, **extra},
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=240,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"{name} (hangs)"
+            return f"{name} (hangs)", outputs
         if result.returncode != 0:
-            return name
-        if grid[0] in command:
-            digests.add(result.stdout)
-    return "same bits for any number of threads" if len(digests) > 1 else None
+            return name, outputs
+        outputs.append(result.stdout)
+    return None, outputs
 
 
-def check(mutant, folder, originals, catcher):
-    """What kills the mutant, or None if it survives."""
+def cpu_failure(library, catcher):
+    """What the CPU library fails, or None."""
+    fuzz = [ROOT / "tools" / "fuzz_kernels.py", "--library", library, "--catcher", catcher, "--seed", "1"]
+    grid = [ROOT / "tests" / "kernel_grid.py", library]
+    name, outputs = first_failure(
+        [
+            ("cases of the fuzzer", [*fuzz, "--cases", CASES], {}),
+            ("measure of accuracy", [ROOT / "tools" / "accuracy.py", "--library", library, "--quick"], {}),
+            ("grid of sizes", grid, {"OMP_NUM_THREADS": "1"}),
+            ("grid of sizes, 3 threads", grid, {"OMP_NUM_THREADS": "3"}),
+        ]
+    )
+    return name or (None if outputs[-1] == outputs[-2] else "same bits for any number of threads")
+
+
+def cuda_failure(library, catcher):
+    """What the emulated CUDA library fails, or None."""
+    fuzz = [ROOT / "tools" / "fuzz_kernels.py", "--library", library, "--catcher", catcher, "--seed", "1"]
+    grid = [ROOT / "tests" / "kernel_grid.py", library]
+    name, outputs = first_failure(
+        [
+            ("cases of the fuzzer, targets checked", [*fuzz, "--cases", CUDA_CASES], {"MLML_CHECK_TARGETS": "1"}),
+            ("cases of the fuzzer", [*fuzz, "--cases", CUDA_CASES], {}),
+            ("rows of many vectors", ["-c", MANY_VECTORS, library], {}),
+            ("grid of sizes", grid, {}),
+            ("grid of sizes, once more", grid, {}),
+        ]
+    )
+    return name or (None if outputs[-1] == outputs[-2] else "same bits for any order of threads")
+
+
+def vector_operations_failure(folder, isa, kernels):
+    """The unit test if it fails, or None."""
+    program = build_vector_operations(folder, isa, kernels)
+    passes = subprocess.run([program], capture_output=True, check=False).returncode == 0
+    return None if passes else "test of vector operations"
+
+
+def mutate(mutant, to):
+    """Copies custom_ops/ with the mutant's text in it."""
     _, file, text, instead = mutant
-    sources = folder / "custom_ops"
-    shutil.copytree(ROOT / "custom_ops", sources)
-    code = (sources / file).read_text()
+    shutil.copytree(ROOT / "custom_ops", to)
+    code = (to / file).read_text()
     if code.count(text) != 1:
         sys.exit(f"{file} has {code.count(text)} places that read: {text}")
-    (sources / file).write_text(code.replace(text, instead))
-    objects = compile_objects(sources, folder, ["baseline"])
-    if objects is None:
-        sys.exit(f"{file} does not compile with: {instead}")
-    link({**originals, **objects}, folder / "_cpu.so")
-    return fails_a_test(folder / "_cpu.so", catcher)
+    (to / file).write_text(code.replace(text, instead))
+
+
+def failure(file, kernels, folder, originals, catcher):
+    """What a copy of custom_ops/ fails, of all that shows a mistake in ``file``, or None."""
+    if file in VECTOR_OPERATIONS:
+        return vector_operations_failure(folder, VECTOR_OPERATIONS[file], kernels)
+    if file.startswith("cuda/"):
+        return cuda_failure(build_emulated(folder, "-O1", kernels), catcher)
+    link({**originals, **compile_objects(kernels, folder, ["baseline"])}, folder / "_cpu.so")
+    return cpu_failure(folder / "_cpu.so", catcher)
+
+
+def isas(library):
+    """The instruction sets that the processor has."""
+    names = ctypes.CDLL(str(library)).MultilabelMarginLossIsas
+    names.restype = ctypes.c_char_p
+    return names().decode().split()
 
 
 def main():
@@ -254,22 +506,29 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary, "original")
         base.mkdir()
-        catcher = base / "call.so"
-        source = ROOT / "tests" / "native" / "call.cpp"
-        subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", catcher, source], check=True)
-        originals = compile_objects(ROOT / "custom_ops", base, LEVELS)
+        catcher = build_catcher(base)
+        originals = compile_objects(ROOT / "custom_ops", base, ISA_FLAGS)
         link(originals, base / "_cpu.so")
-        reason = fails_a_test(base / "_cpu.so", catcher)
-        if reason:
-            sys.exit(f"The kernels fail as they are: {reason}")
+        here = isas(base / "_cpu.so")
+        missing = [mutant[0] for mutant in mutants if VECTOR_OPERATIONS.get(mutant[1], "baseline") not in here]
+        for name in missing:
+            print(f"{'NOT RUN: the processor has no such instruction set':<55}{name}")
+        mutants = [mutant for mutant in mutants if mutant[0] not in missing]
+        # One file for each way of testing.
+        files = {VECTOR_OPERATIONS.get(file, file.startswith("cuda/")): file for _, file, _, _ in mutants}
+        for file in files.values():
+            reason = failure(file, ROOT / "custom_ops", base, originals, catcher)
+            if reason:
+                sys.exit(f"The kernels fail as they are: {reason}")
 
         def run(numbered):
             number, mutant = numbered
             folder = Path(temporary, str(number))
             folder.mkdir()
-            reason = check(mutant, folder, originals, catcher)
+            mutate(mutant, folder / "custom_ops")
+            reason = failure(mutant[1], folder / "custom_ops", folder, originals, catcher)
             shutil.rmtree(folder)
-            print(f"{'killed by the ' + reason if reason else 'SURVIVES':<45}{mutant[0]}", flush=True)
+            print(f"{'killed by the ' + reason if reason else 'SURVIVES':<55}{mutant[0]}", flush=True)
             return reason
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

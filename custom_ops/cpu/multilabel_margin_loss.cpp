@@ -1,11 +1,4 @@
-// The multi-label margin loss and its gradient on a CPU.
-//
-// A row has scores x[0..C) and labels y. Let T be the position of the first negative label (C if there is none): the
-// targets are y[0..T), as a list in which a class may repeat, and P is the set of classes in it.
-//   loss        = 1/C * sum over j < T, i not in P of max(0, 1 - x[y_j] + x_i)
-//   d loss/dx_i = k_i/C for i not in P, with k_i = #{j : 1 - x[y_j] + x_i > 0}, and
-//   d loss/dx_p = -1/C * sum over j with y_j = p of #{i not in P : 1 - x[p] + x_i > 0}
-// A NaN anywhere in a row that has targets makes its loss and its whole gradient NaN.
+// The multi-label margin loss and its gradient on a CPU: who works on which rows. definition.h has the formula.
 #include <algorithm>
 #include <vector>
 
@@ -42,17 +35,17 @@ std::vector<double> RowLosses(const Batch &batch) {
   const int64_t pieces = Pieces(batch.classes);
   std::vector<double> losses(batch.rows);
   const auto finish = [&](const Row &row, auto sum_of_piece) {
-    PieceSum total;
+    PartialSum total = {0, 0};
     for (int64_t piece = 0; piece < pieces; ++piece) {
-      const PieceSum sum = sum_of_piece(piece);
+      const PartialSum sum = sum_of_piece(piece);
       total.sum += sum.sum;
-      total.finite = total.finite && sum.finite;
+      total.flags |= sum.flags;
     }
     losses[row.index] = kernels.loss(batch, row, total);
   };
   if (SharesRows(batch, threads)) {
     std::vector<Row> rows(batch.rows);
-    std::vector<PieceSum> sums(batch.rows * pieces);
+    std::vector<PartialSum> sums(batch.rows * pieces);
     Parallel(threads, batch.rows, [&](int, int64_t index) { kernels.prepare_loss(batch, index, &rows[index]); });
     Parallel(threads, batch.rows * pieces,
              [&](int, int64_t i) { sums[i] = kernels.sum_piece(batch, rows[i / pieces], i % pieces); });
@@ -80,16 +73,16 @@ void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
     Parallel(threads, batch.rows,
              [&](int, int64_t index) { kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]); });
     for (const Row &row : rows) {
-      std::vector<char> finite(threads, true);
+      std::vector<char> has_nan(threads, false);
       for (Counts &of_worker : counts) kernels.start_counts(row, &of_worker);
       Parallel(threads, pieces, [&](int worker, int64_t piece) {
-        if (!kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) finite[worker] = false;
+        if (kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) has_nan[worker] = true;
       });
       for (int worker = 1; worker < threads; ++worker) {
-        finite[0] = finite[0] && finite[worker];
+        has_nan[0] = has_nan[0] || has_nan[worker];
         for (size_t i = 0; i < counts[0].counts.size(); ++i) counts[0].counts[i] += counts[worker].counts[i];
       }
-      kernels.finish_gradient(batch, row, finite[0], counts[0], gradient);
+      kernels.finish_gradient(batch, row, has_nan[0], counts[0], gradient);
     }
   } else {
     std::vector<Row> workspaces(threads);
@@ -97,11 +90,11 @@ void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
       Row &row = workspaces[worker];
       kernels.prepare_gradient(batch, index, scale_of(index), &row);
       kernels.start_counts(row, &counts[worker]);
-      bool finite = true;
+      bool has_nan = false;
       for (int64_t piece = 0; piece < pieces; ++piece) {
-        if (!kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) finite = false;
+        if (kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) has_nan = true;
       }
-      kernels.finish_gradient(batch, row, finite, counts[worker], gradient);
+      kernels.finish_gradient(batch, row, has_nan, counts[worker], gradient);
     });
   }
 }
@@ -113,15 +106,15 @@ void Reduce(const std::vector<double> &losses, Reduction reduction, T *loss) {
     if (reduction == Reduction::kNone) loss[row] = FromDouble<T>(losses[row]);
     sum += losses[row];
   }
-  if (reduction == Reduction::kMean && !losses.empty()) sum /= static_cast<double>(losses.size());
-  if (reduction != Reduction::kNone) loss[0] = FromDouble<T>(sum);
+  if (reduction != Reduction::kNone) {
+    loss[0] = FromDouble<T>(sum / Divisor(reduction, static_cast<int64_t>(losses.size())));
+  }
 }
 
 template <class T>
 void GradientOf(const Batch &batch, Reduction reduction, const T *dout, void *gradient) {
-  const double pairs =
-      static_cast<double>(batch.classes) * (reduction == Reduction::kMean ? static_cast<double>(batch.rows) : 1.0);
-  const auto scale_of = [=](int64_t row) { return ToFloat(dout[reduction == Reduction::kNone ? row : 0]) / pairs; };
+  const double divisor = GradientDivisor(reduction, batch.rows, batch.classes);
+  const auto scale_of = [=](int64_t row) { return ToFloat(dout[reduction == Reduction::kNone ? row : 0]) / divisor; };
   Gradient(batch, scale_of, gradient);
 }
 

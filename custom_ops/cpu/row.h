@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../aot.h"
+#include "../definition.h"
 
 namespace mlml {
 
@@ -44,28 +45,22 @@ struct SortEntry {
 // the sorted thresholds, let k be less than a score x: its rank. The class with that score adds to the row's loss
 //   sum over these k thresholds of x - q = k * (x - base) + rest[k], for a base among them.
 struct Row {
-  int64_t index = 0;                // in the batch
-  double scale = 0;                 // the gradient of one active pair
-  std::vector<int32_t> targets;     // y[0..T)
-  std::vector<float> thresholds;    // of each target, padded by +inf
-  std::vector<int64_t> by_block;    // the positions in targets, ordered by the block of classes that the target is in
-  std::vector<int64_t> block_ends;  // where each block's targets end in by_block
-  float absent = 0;                 // a score that no threshold is less than: it stands for targets and padding
-  AlignedFloats sorted;             // the thresholds, sorted, padded by +inf to 2^levels leaves
-  std::vector<int32_t> ranks;       // of each threshold: how many are less
-  int levels = 0;                   // of the search tree; 0 if there is none
-  int64_t leaf = 1;                 // how many thresholds one leaf of the tree has
-  std::vector<float> tree;          // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
-  std::vector<float> top;           // its first levels once more, spread out: entry i of level d at d * 2^levels + i
-  std::vector<float> base, rest;    // as above; row.cpp says where a base stands
+  int64_t index = 0;               // in the batch
+  double scale = 0;                // the gradient of one active pair
+  std::vector<int32_t> targets;    // y[0..T)
+  std::vector<float> thresholds;   // of each target, padded by +inf
+  std::vector<int64_t> by_tile;    // the positions in targets, ordered by the tile of classes that the target is in
+  std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
+  float absent = 0;                // a score that no threshold is less than: it stands for targets and padding
+  AlignedFloats sorted;            // the thresholds, sorted, padded by +inf to 2^levels leaves
+  std::vector<int32_t> ranks;      // of each threshold: how many are less
+  int levels = 0;                  // of the search tree; 0 if there is none
+  int64_t leaf = 1;                // how many thresholds one leaf of the tree has
+  std::vector<float> tree;         // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
+  std::vector<float> top;          // its first levels once more, spread out: entry i of level d at d * 2^levels + i
+  std::vector<float> base, rest;   // as above; row.cpp says where a base stands
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
-};
-
-// What a piece adds to its row's loss.
-struct PieceSum {
-  double sum = 0;
-  bool finite = true;  // no score in the piece is infinite or NaN
 };
 
 // What the pieces found out about the targets' gradients: the number of classes of rank k (or, where there is no search
@@ -79,18 +74,18 @@ struct Counts {
 struct RowKernels {
   // Reads the targets of row `index`. Throws if one is out of range.
   void (*prepare_loss)(const Batch &batch, int64_t index, Row *row);
-  // The sum of the hinges of one piece's classes.
-  PieceSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
+  // The sum of the hinges of one piece's classes, and what in it is not finite.
+  PartialSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
   // The loss of the row, given the sum of its pieces.
-  double (*loss)(const Batch &batch, const Row &row, PieceSum sum);
+  double (*loss)(const Batch &batch, const Row &row, PartialSum sum);
 
   // The same for the gradient, whose active pairs weigh `scale`; makes room in `counts`.
   void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
   void (*start_counts)(const Row &row, Counts *counts);
-  // Writes the gradient of one piece's classes, 0 for targets, and counts. False if a score is not finite.
+  // Writes the gradient of one piece's classes, 0 for targets, and counts. Returns whether a score is NaN.
   bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);
   // Writes the gradient of the targets, or of the whole row if it has a NaN.
-  void (*finish_gradient)(const Batch &batch, const Row &row, bool finite, const Counts &counts, void *gradient);
+  void (*finish_gradient)(const Batch &batch, const Row &row, bool has_nan, const Counts &counts, void *gradient);
 };
 
 // The kernels for the instruction set in use.

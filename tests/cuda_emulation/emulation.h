@@ -25,11 +25,12 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 
-namespace emulation {
-
-struct Dim {
+struct dim3 {
+  explicit dim3(unsigned x = 1) : x(x) {}
   unsigned x;
 };
+
+namespace emulation {
 
 class Block {
  public:
@@ -78,7 +79,7 @@ class Block {
     return result_;
   }
 
-  Dim Thread() const { return {running_}; }
+  dim3 Thread() const { return dim3(running_); }
 
  private:
   struct Fiber {
@@ -102,15 +103,17 @@ class Block {
 
 }  // namespace emulation
 
-inline emulation::Dim blockIdx, gridDim;
+inline dim3 blockIdx, gridDim;
 #define threadIdx (emulation::Block::Current().Thread())
 
 namespace emulation {
 
-template <class... Parameters, class... Arguments>
-void Launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, Arguments... arguments) {
-  gridDim.x = blocks;
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) Block::Current().Run(threads, [=] { kernel(arguments...); });
+template <class... Parameters, size_t... kIndices>
+void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, void **arguments, std::index_sequence<kIndices...>) {
+  gridDim = grid;
+  for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+    Block::Current().Run(block.x, [=] { kernel(*static_cast<Parameters *>(arguments[kIndices])...); });
+  }
 }
 
 }  // namespace emulation
@@ -132,11 +135,6 @@ T atomicMin(T *to, T value) {
   return std::exchange(*to, std::min(*to, value));
 }
 
-struct float2 {
-  float x, y;
-};
-inline float2 make_float2(float x, float y) { return {x, y}; }
-
 struct __half {
   _Float16 value;
 };
@@ -148,6 +146,11 @@ using cudaError_t = int;
 constexpr int cudaSuccess = 0, cudaMemcpyDeviceToHost = 2;
 inline const char *cudaGetErrorString(int) { return ""; }
 inline int cudaGetLastError() { return cudaSuccess; }
+template <class... Parameters>
+int cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void **arguments, size_t, cudaStream_t) {
+  emulation::Launch(kernel, grid, block, arguments, std::index_sequence_for<Parameters...>());
+  return cudaSuccess;
+}
 inline int cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);

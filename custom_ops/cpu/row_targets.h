@@ -1,0 +1,71 @@
+// A row's targets: read, checked, grouped by the tile of classes that they are in, and turned into thresholds.
+//
+// The classes are worked on in tiles that fit the first-level cache. Targets that are grouped by tile are found
+// without a search when the tile's turn comes.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "row.h"
+#include "simd.h"
+
+namespace mlml {
+namespace MLML_ISA {
+namespace {
+
+constexpr int64_t kTile = 1024;
+static_assert(kPiece % kTile == 0, "pieces are made of tiles");
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+
+// Where a tile's targets begin in row.by_tile.
+int64_t TileBegin(const Row &row, int64_t tile) { return tile == 0 ? 0 : row.tile_ends[tile - 1]; }
+
+int64_t Tiles(int64_t classes) { return (classes + kTile - 1) / kTile; }
+
+constexpr int64_t kTilesPerPiece = kPiece / kTile;
+
+// The tile behind a piece's last.
+int64_t PieceEnd(int64_t classes, int64_t piece) { return std::min((piece + 1) * kTilesPerPiece, Tiles(classes)); }
+
+void ReadTargets(const Batch &batch, int64_t index, Row *row) {
+  const int32_t *labels = batch.target + index * batch.num_labels;
+  int64_t count = 0;
+  for (; count < batch.num_labels && labels[count] >= 0; ++count) {
+    if (labels[count] >= batch.classes) FailTarget(batch, index, count, labels[count]);
+  }
+  row->index = index;
+  row->targets.assign(labels, labels + count);
+}
+
+void GroupByTile(int64_t classes, Row *row) {
+  const auto count = static_cast<int64_t>(row->targets.size());
+  row->by_tile.resize(count);
+  if (classes <= kTile) {
+    row->tile_ends.assign(1, count);
+    std::iota(row->by_tile.begin(), row->by_tile.end(), 0);
+    return;
+  }
+  row->tile_ends.assign(Tiles(classes), 0);
+  for (int32_t target : row->targets) ++row->tile_ends[target / kTile];
+  int64_t begin = 0;
+  for (int64_t &end : row->tile_ends) begin += std::exchange(end, begin);
+  for (int64_t j = 0; j < count; ++j) row->by_tile[row->tile_ends[row->targets[j] / kTile]++] = j;
+}
+
+template <class T>
+void ComputeThresholds(const T *input, Row *row) {
+  const size_t count = row->targets.size();
+  row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
+  for (size_t j = 0; j < count; ++j) {
+    row->thresholds[j] = SortableThreshold(ToFloat(input[row->targets[j]]));
+  }
+}
+
+}  // namespace
+}  // namespace MLML_ISA
+}  // namespace mlml

@@ -1,0 +1,48 @@
+// The vector operations for any processor, in plain code. Included by simd.h, which says what each does.
+#pragma once
+
+#include "simd_plain.h"
+
+namespace mlml {
+namespace MLML_ISA {
+
+inline Floats Load(const Float16 *from) {
+  // As ToFloat does it, on vectors: GCC does not make them of a loop.
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+  Halves halves;
+  std::memcpy(&halves, from, sizeof(halves));
+  const Ints bits = __builtin_convertvector(halves, Ints);
+  const Ints magnitude = bits & 0x7fff;
+  const Ints normal = (magnitude << 13) + (112 << 23) + ((magnitude >= 0x7c00) & (112 << 23));
+  const Ints denormal = reinterpret_cast<Ints>(__builtin_convertvector(magnitude, Floats) * 0x1p-24f);
+  const Ints is_denormal = magnitude < 0x400;
+  return reinterpret_cast<Floats>((denormal & is_denormal) | (normal & ~is_denormal) | (bits & 0x8000) << 16);
+}
+
+inline void Store(Float16 *to, Floats value) {
+  for (int i = 0; i < kLanes; ++i) to[i] = FromDouble<Float16>(value[i]);
+}
+
+inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
+inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
+inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
+inline Floats Gather(const float *entries, Ints index) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = entries[index[i]];
+  return value;
+}
+
+template <int kSize>
+class Table {
+ public:
+  explicit Table(const float *entries) : entries_(entries) {}
+
+  MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
+  MLML_INLINE Floats operator()(Ints index) const { return Gather(entries_, index); }
+
+ private:
+  const float *entries_;
+};
+
+}  // namespace MLML_ISA
+}  // namespace mlml

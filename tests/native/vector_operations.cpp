@@ -1,0 +1,229 @@
+// Compares the vector operations of custom_ops/cpu/simd.h with plain loops over their lanes, for the instruction set
+// that it is compiled for: see builds.py.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "cpu/simd.h"
+
+namespace {
+
+using namespace mlml;
+using namespace mlml::MLML_ISA;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kLargest = std::numeric_limits<float>::max();
+constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
+
+std::mt19937 generator(1);
+int64_t checks = 0, mistakes = 0;
+
+void Require(bool right, const char *operation) {
+  ++checks;
+  if (right) return;
+  if (++mistakes <= 20) std::printf("wrong: %s\n", operation);
+}
+
+bool SameBits(float a, float b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
+
+// Where a vector and what its lanes were made of stand side by side.
+struct Lanes {
+  float values[kLanes];
+  Floats Vector() const { return Load(values); }
+};
+
+// Small numbers, so that many are equal, and all that is special.
+float AnyFloat() {
+  constexpr float kSpecial[] = {0.0f, -0.0f,    1.0f,      kInfinity, -kInfinity,
+                                kNan, kLargest, -kLargest, kSmallest, -kSmallest};
+  const unsigned choice = generator() % 30;
+  return choice < 10 ? kSpecial[choice] : static_cast<float>(static_cast<int>(generator() % 17) - 8) / 4;
+}
+
+Lanes AnyLanes() {
+  Lanes lanes;
+  for (float &value : lanes.values) value = AnyFloat();
+  return lanes;
+}
+
+void CheckLoadAndStore() {
+  float floats[kLanes + 1], stored[kLanes + 2] = {};
+  int32_t ints[kLanes + 1], stored_ints[kLanes + 2] = {};
+  for (int i = 0; i <= kLanes; ++i) {
+    floats[i] = AnyFloat();
+    ints[i] = static_cast<int32_t>(generator());
+  }
+  const Floats vector = Load(floats + 1);  // of any alignment
+  const Ints int_vector = Load(ints + 1);
+  Store(stored + 1, vector);
+  Store(stored_ints + 1, int_vector);
+  for (int i = 0; i < kLanes; ++i) {
+    Require(SameBits(vector[i], floats[i + 1]) && SameBits(stored[i + 1], floats[i + 1]), "Load, Store of float32");
+    Require(int_vector[i] == ints[i + 1] && stored_ints[i + 1] == ints[i + 1], "Load, Store of int32");
+    Require(Fill(0.1f)[i] == 0.1f, "Fill");
+  }
+  Require(stored[0] == 0 && stored[kLanes + 1] == 0, "Store writes its lanes only");
+}
+
+// What a float16 says, from its definition.
+double ValueOf(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const double sign = (bits & 0x8000) != 0 ? -1 : 1;
+  if (exponent == 31) return fraction != 0 ? NAN : sign * INFINITY;
+  return sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
+}
+
+void CheckFloat16() {
+  for (int first = 0; first < 1 << 16; first += kLanes) {
+    Float16 halves[kLanes], stored[kLanes];
+    for (int i = 0; i < kLanes; ++i) halves[i].bits = static_cast<uint16_t>(first + i);
+    const Floats loaded = Load(halves);
+    Store(stored, loaded);
+    for (int i = 0; i < kLanes; ++i) {
+      const auto expected = static_cast<float>(ValueOf(halves[i].bits));
+      Require(std::isnan(expected) ? std::isnan(loaded[i]) : SameBits(loaded[i], expected), "Load of float16");
+      Require(std::isnan(expected) ? std::isnan(ValueOf(stored[i].bits)) : stored[i].bits == halves[i].bits,
+              "Store of float16 gives back what was loaded");
+    }
+  }
+  // Between two neighbours: the middle goes to the even one, what is beside it to the nearer one.
+  for (int low = 0; low < 0x7c00; ++low) {
+    const double below = ValueOf(static_cast<uint16_t>(low));
+    const double above = low == 0x7bff ? 65536 : ValueOf(static_cast<uint16_t>(low + 1));
+    const auto middle = static_cast<float>((below + above) / 2);
+    Lanes lanes;
+    for (int i = 0; i < kLanes; ++i) {
+      const float step = i % 4 == 0 ? 0.0f : i % 4 == 1 ? -kInfinity : kInfinity;
+      const float magnitude = step == 0 ? middle : std::nextafter(middle, step);
+      lanes.values[i] = i % 4 == 3 ? -magnitude : magnitude;
+    }
+    Float16 stored[kLanes];
+    Store(stored, lanes.Vector());
+    for (int i = 0; i < kLanes; ++i) {
+      const int magnitude = i % 4 == 0 ? low + (low & 1) : i % 4 == 1 ? low : low + 1;
+      Require(stored[i].bits == (magnitude | (i % 4 == 3 ? 0x8000 : 0)), "Store of float16 rounds to nearest");
+    }
+  }
+  Lanes lanes;
+  for (int i = 0; i < kLanes; ++i)
+    lanes.values[i] = i % 4 == 0 ? kLargest : i % 4 == 1 ? -kInfinity : i % 4 == 2 ? kNan : kSmallest;
+  Float16 stored[kLanes];
+  Store(stored, lanes.Vector());
+  for (int i = 0; i < kLanes; i += 4) {
+    Require(stored[i].bits == 0x7c00 && stored[i + 1].bits == 0xfc00, "Store of float16 overflows to infinity");
+    Require(std::isnan(ValueOf(stored[i + 2].bits)) && stored[i + 3].bits == 0, "Store of float16: NaN, underflow");
+  }
+}
+
+void CheckComparisons() {
+  const Lanes a = AnyLanes(), b = AnyLanes();
+  int32_t counts[kLanes];
+  for (int32_t &count : counts) count = static_cast<int32_t>(generator() % 1000);
+  const int add = 1 << generator() % 8;
+  const Floats max = Max(a.Vector(), b.Vector());
+  const Ints added = AddIfGreater(Load(counts), add, a.Vector(), b.Vector());
+  const Ints counted = CountGreater(Load(counts), a.Vector(), b.Vector());
+  LaneCounter counter;
+  counter.AddGreater(a.Vector(), b.Vector());
+  counter.AddGreater(b.Vector(), a.Vector());
+  counter.AddGreater(a.Vector(), b.Vector());
+  int greater = 0, less = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    const bool is_greater = a.values[i] > b.values[i];
+    greater += is_greater;
+    less += a.values[i] < b.values[i];
+    Require(SameBits(max[i], is_greater ? a.values[i] : b.values[i]), "Max");
+    Require(added[i] == counts[i] + (is_greater ? add : 0), "AddIfGreater");
+    Require(counted[i] == counts[i] + is_greater, "CountGreater");
+  }
+  Require(LanesGreater(a.Vector(), b.Vector()) == greater, "LanesGreater");
+  Require(counter.Total() == static_cast<uint32_t>(2 * greater + less), "LaneCounter");
+}
+
+template <int kSize>
+void CheckTable() {
+  std::vector<float> entries(kSize);
+  for (int i = 0; i < kSize; ++i) entries[i] = static_cast<float>(i + 1);
+  const Table<kSize> table(entries.data());
+  for (int round = 0; round < 50 + kSize; ++round) {
+    int32_t indices[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      indices[i] = static_cast<int32_t>(round < kSize ? round + i : generator()) & (kSize - 1);
+    }
+    const Floats found = table(Load(indices));
+    for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i]], "Table");
+  }
+  if constexpr (kSize == 32) {  // the table of the bases
+    for (int first = 0; first < 1024; ++first) {
+      int32_t indices[kLanes];
+      for (int i = 0; i < kLanes; ++i) indices[i] = first + 7 * i;
+      const Floats found = table.Modulo(Load(indices));
+      for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i] % kSize], "Table.Modulo");
+    }
+  }
+  if constexpr (kSize < 256) CheckTable<2 * kSize>();  // a tree in registers has up to 256 leaves
+}
+
+void CheckGather() {
+  std::vector<float> entries(5000);
+  for (size_t i = 0; i < entries.size(); ++i) entries[i] = static_cast<float>(i);
+  for (int round = 0; round < 100; ++round) {
+    int32_t indices[kLanes];
+    for (int32_t &index : indices) index = static_cast<int32_t>(generator() % entries.size());
+    const Floats found = Gather(entries.data(), Load(indices));
+    for (int i = 0; i < kLanes; ++i) Require(found[i] == static_cast<float>(indices[i]), "Gather");
+  }
+}
+
+void CheckConversions() {
+  Lanes lanes;
+  int32_t ints[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    ints[i] = static_cast<int32_t>(generator() >> generator() % 31) - 1000;
+    const int exponent = static_cast<int>(generator() % 256);
+    lanes.values[i] = exponent == 255 ? kInfinity : exponent == 0 ? 0x1.8p-130f : std::ldexp(1.75f, exponent - 127);
+    Require(Exponents(Fill(lanes.values[i]))[i] == exponent, "Exponents");
+  }
+  const Floats floats = ToFloats(Load(ints));
+  const Doubles low = LowHalf(lanes.Vector()), high = HighHalf(lanes.Vector());
+  for (int i = 0; i < kLanes; ++i) {
+    Require(floats[i] == static_cast<float>(ints[i]), "ToFloats");
+    Require((i < kLanes / 2 ? low[i] : high[i - kLanes / 2]) == lanes.values[i], "LowHalf, HighHalf");
+  }
+}
+
+// Numbers whose sum is exact in double in whatever order, and in float32 in none.
+void CheckDoubleSum() {
+  DoubleSum sum;
+  double expected = 0;
+  for (int round = 0; round < 1000; ++round) {
+    Lanes lanes;
+    for (int i = 0; i < kLanes; ++i) {
+      lanes.values[i] = std::ldexp(static_cast<float>(1 + generator() % 1000), 30 * static_cast<int>(generator() % 2));
+      expected += lanes.values[i];
+    }
+    sum.Add(lanes.Vector());
+  }
+  Require(sum.Total() == expected, "DoubleSum");
+}
+
+}  // namespace
+
+int main() {
+  CheckFloat16();
+  CheckTable<2>();
+  CheckGather();
+  for (int round = 0; round < 2000; ++round) {
+    CheckLoadAndStore();
+    CheckComparisons();
+    CheckConversions();
+  }
+  CheckDoubleSum();
+  std::printf("%lld checks, %lld wrong\n", static_cast<long long>(checks), static_cast<long long>(mistakes));
+  return mistakes == 0 ? 0 : 1;
+}
