@@ -28,7 +28,8 @@ or name yours in the environment variable CXX.
 # row.cpp is compiled once for each of these.
 ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
 
-FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+# Python's own flags ask for debug information, most of a library's size; CXXFLAGS=-g brings it back.
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 # Hardened as distributors do.
 FLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 # It stays when MindSpore has freed its last kernel and closes it: helper threads wait in its code.
@@ -55,7 +56,6 @@ class BuildKernels(build_ext):
             for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
                 Path(folder, self.get_ext_filename("mindspore_mlml._cuda")).unlink(missing_ok=True)
         super().run()
-        self._install(KERNELS / "hybrid" / "multilabel_margin_loss.py", Path("mindspore_mlml", "_hybrid_kernels.py"))
 
     def build_extension(self, ext):
         library = Path(self.get_ext_fullpath(ext.name))
@@ -69,8 +69,8 @@ class BuildKernels(build_ext):
         self._install(library, Path(self.get_ext_filename(ext.name)))
 
     def _install(self, source, to):
-        """Puts a file into the package, and into that of the checkout, which is what `python -m mindspore_mlml` imports
-        there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
+        """Puts a library into the package, and into that of the checkout, which is what `python -m mindspore_mlml`
+        imports there. A build with a folder of its own, of a test or a tool, leaves the checkout alone."""
         folders = {Path("." if self.inplace else self.build_lib)}
         if Path(self.build_lib).parts[0] == "build":
             folders.add(Path("."))

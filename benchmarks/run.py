@@ -20,6 +20,7 @@ THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffin
 
 import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore sets it
 import numpy as np  # noqa: E402
+import scipy.sparse  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
 
 from aot import Kernel  # noqa: E402
@@ -178,7 +179,7 @@ def small_calls():
     """The cost of a call, next to a bare operator and to a built-in one."""
     input, target = batch(8, 10, 3)
     x, y = Tensor(input), Tensor(target)
-    bare = _ops.loss["cpu"]["mean"]
+    bare = _ops.loss["cpu"]["multilabel_margin_loss"]["mean"]
 
     def call_bare(x, y):
         return bare(x, y)
@@ -254,6 +255,47 @@ def measure_memory(form):
         [result.asnumpy() for result in step(x, y)]
 
     print(extra_memory(run))
+
+
+def conversions():
+    """``targets_from_lists`` of 100 000 samples, against NumPy on CSR arrays, with the same checks and without any."""
+    samples, classes, width = 100_000, 200_000, 20
+    rng = np.random.default_rng(0)
+    arrays = [rng.choice(classes, count, replace=False, shuffle=False) for count in rng.integers(1, width + 1, samples)]
+    lists = [array.tolist() for array in arrays]
+    indices, indptr = np.concatenate(arrays), np.cumsum([0, *map(len, lists)])
+    csr = scipy.sparse.csr_matrix((np.ones(len(indices), np.int8), indices, indptr), shape=(samples, classes))
+    functions = {
+        "lists": lambda: targets_from_lists(lists, classes, width),
+        "arrays": lambda: targets_from_lists(arrays, classes, width),
+        "CSR": lambda: targets_from_lists(csr, classes, width),
+        "NumPy": lambda: checked_targets_from_csr(indptr, indices, classes, width),
+        "NumPy, unchecked": lambda: targets_from_csr(indptr, indices, width),
+    }
+    assert all((functions[name]() == functions["NumPy"]()).all() for name in ("lists", "arrays", "NumPy, unchecked"))
+    times = interleaved_medians(functions, 5.0)
+    for form in ("lists", "arrays", "CSR"):
+        times[f"{form} / NumPy"] = times[form] / times["NumPy"]
+    times["lists / NumPy, unchecked"] = times["lists"] / times["NumPy, unchecked"]
+    return times
+
+
+def targets_from_csr(indptr, indices, width):
+    counts = np.diff(indptr)
+    targets = np.full((len(counts), width), -1, np.int32)
+    targets[np.arange(width) < counts[:, None]] = indices
+    return targets
+
+
+def checked_targets_from_csr(indptr, indices, classes, width):
+    """The same, if no class is out of range or twice in a row, and no row is too long."""
+    counts = np.diff(indptr)
+    in_order = np.sort(np.repeat(np.arange(len(counts)) * classes, counts) + indices)
+    assert indices.min() >= 0
+    assert indices.max() < classes
+    assert counts.max() <= width
+    assert (in_order[1:] > in_order[:-1]).all()
+    return targets_from_csr(indptr, indices, width)
 
 
 def other_ratios():
@@ -408,6 +450,8 @@ def main():
     print_table("Extra memory of forward and backward, N = 64, C = 205443, by T", results["extra memory"])
     results["from labels"] = from_labels()
     print_table("Labels of shape (256, 76) against a target of shape (256, 205443)", results["from labels"])
+    results["conversions"] = conversions()
+    print_table("Lists of classes of 100 000 samples, 1 to 20 of 200 000 classes", results["conversions"])
     results["other ratios"] = other_ratios()
     print_table("Other ratios", results["other ratios"])
 

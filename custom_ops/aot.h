@@ -33,6 +33,12 @@ namespace mlml {
 
 enum class Dtype { kFloat16, kFloat32 };
 
+// What the caller calls the function and its second argument.
+struct Names {
+  const char *function;
+  const char *target;
+};
+
 // The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
 // one row.
 struct Batch {
@@ -43,23 +49,26 @@ struct Batch {
   int64_t rows = 0;
   int64_t classes = 0;
   int64_t num_labels = 0;  // of a row
+  Names names = {};
 };
 
-[[noreturn]] inline void Fail(const std::string &message) {
-  throw std::invalid_argument("For 'multilabel_margin_loss', " + message);
+[[noreturn]] inline void Fail(const Names &names, const std::string &message) {
+  throw std::invalid_argument("For '" + std::string(names.function) + "', " + message);
 }
 
 // A target that is not a class.
 [[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
-  Fail("a value of 'target' must be less than the number of classes, " + std::to_string(batch.classes) +
-       ", but got target" + (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" + std::to_string(position) +
-       "] = " + std::to_string(value) + ".");
+  const std::string target = batch.names.target;
+  Fail(batch.names, "a value of '" + target + "' must be less than the number of classes, " +
+                        std::to_string(batch.classes) + ", but got " + target +
+                        (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" + std::to_string(position) +
+                        "] = " + std::to_string(value) + ".");
 }
 
 class Arguments {
  public:
-  Arguments(int nparam, void **params, const int *ndims, int64_t **shapes, const char **dtypes)
-      : nparam_(nparam), params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {}
+  Arguments(const Names &names, int nparam, void **params, const int *ndims, int64_t **shapes, const char **dtypes)
+      : names_(names), nparam_(nparam), params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {}
 
   void Expect(int nparam) const {
     if (nparam_ != nparam) {
@@ -73,9 +82,11 @@ class Arguments {
   // Parameters 0 and 1 of every kernel.
   Batch ReadBatch() const {
     Batch batch;
+    batch.names = names_;
+    const std::string target_name = "'" + std::string(names_.target) + "'";
     batch.dtype = ReadDtype(0, "input");
     if (dtypes_[1] == nullptr || std::strcmp(dtypes_[1], "int32") != 0) {
-      Fail("the dtype of 'target' must be int32, but got " + DtypeName(1) + ".");
+      Fail("the dtype of " + target_name + " must be int32, but got " + DtypeName(1) + ".");
     }
     if (ndims_[0] != 1 && ndims_[0] != 2) {
       Fail("the rank of 'input' must be 1 or 2, but got " + std::to_string(ndims_[0]) + ".");
@@ -83,7 +94,7 @@ class Arguments {
     batch.is_matrix = ndims_[0] == 2;
     const std::vector<int64_t> input = Shape(0), target = Shape(1);
     if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
-      Fail("'target' must have as many rows as 'input', whose shape is " + ShapeName(0) + ", but got shape " +
+      Fail(target_name + " must have as many rows as 'input', whose shape is " + ShapeName(0) + ", but got shape " +
            ShapeName(1) + ".");
     }
     batch.rows = batch.is_matrix ? input[0] : 1;
@@ -95,10 +106,10 @@ class Arguments {
     int64_t bytes;  // of the largest array
     if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
         __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
-      Fail("'input' or 'target' is too large: shapes " + ShapeName(0) + " and " + ShapeName(1) + ".");
+      Fail("'input' or " + target_name + " is too large: shapes " + ShapeName(0) + " and " + ShapeName(1) + ".");
     }
     if (batch.num_labels <= 0) {
-      Fail("a row of 'target' must have at least one label, but got shape " + ShapeName(1) + ".");
+      Fail("a row of " + target_name + " must have at least one label, but got shape " + ShapeName(1) + ".");
     }
     batch.input = Pointer(0, batch.rows * batch.classes);
     batch.target = static_cast<const int32_t *>(Pointer(1, batch.rows * batch.num_labels));
@@ -124,6 +135,8 @@ class Arguments {
   void *Workspace(int index) const { return Pointer(index, 1); }
 
  private:
+  [[noreturn]] void Fail(const std::string &message) const { mlml::Fail(names_, message); }
+
   Dtype ReadDtype(int index, const char *name) const {
     if (dtypes_[index] != nullptr && std::strcmp(dtypes_[index], "float32") == 0) return Dtype::kFloat32;
     if (dtypes_[index] != nullptr && std::strcmp(dtypes_[index], "float16") == 0) return Dtype::kFloat16;
@@ -152,6 +165,7 @@ class Arguments {
 
   std::string DtypeName(int index) const { return dtypes_[index] == nullptr ? "none" : dtypes_[index]; }
 
+  Names names_;
   int nparam_;
   void **params_;
   const int *ndims_;

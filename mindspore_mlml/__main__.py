@@ -38,11 +38,16 @@ def print_backends() -> None:
     try:
         print(f"\nIn use here, with device target {ms.get_context('device_target')}: {kernel_in_use()}")
     except (RuntimeError, ValueError) as error:
-        print(f"\nNone is in use here: {error}")
+        print(f"\nNone is in use here. {error}")
 
 
 def main() -> int:
     """Returns the exit code: 1 if a result is not the documented one."""
+    try:
+        kernel_in_use()
+    except (RuntimeError, ValueError):  # print_backends says so
+        print_backends()
+        return 1
     passed = run_example()
     print_backends()
     if not passed:

@@ -4,7 +4,7 @@ import ctypes
 import importlib.util
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import mindspore as ms
 from mindspore._c_expression import MSContext
@@ -19,6 +19,21 @@ TARGETS = {
     "hybrid": ("GPU", "CPU"),
     "mindspore": ("GPU", "Ascend"),
 }
+
+
+def problem_of(kernel: str) -> Optional[str]:
+    """Why MindSpore cannot use a kernel's library, or None."""
+    library = LIBRARIES[kernel]
+    if ":" in str(library):
+        return (
+            f"MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {library}"
+        )
+    if not library.exists():
+        return (
+            f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, "
+            "or `pip install -e .` to use it where it is."
+        )
+    return None
 
 
 def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
@@ -40,6 +55,8 @@ def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
 
 def _choose_here():
     kernel = choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), LIBRARIES["cuda"].exists())
+    if kernel in LIBRARIES and problem_of(kernel):
+        raise RuntimeError(problem_of(kernel))
     if kernel == "hybrid" and importlib.util.find_spec("decorator") is None:
         raise RuntimeError("The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'.")
     return kernel
@@ -80,6 +97,8 @@ def backends() -> list[Backend]:
 
 
 def _cpu():
+    if problem_of("cpu"):
+        return Backend("CPU", "cpu", False, problem_of("cpu"))
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError as error:

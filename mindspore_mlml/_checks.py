@@ -11,36 +11,93 @@ from mindspore.ops.primitive import _primexpr
 from mindspore_mlml._ops import REDUCTIONS
 
 
+def shorten(value):
+    """The value as a message shows it."""
+    text = f"{value}"
+    if len(text) <= 200:
+        return text
+    return f"{text[:200]}..."
+
+
 @_primexpr
-def check_arguments(names, input_shape, target_shape, dtypes, reduction):
-    """Raises the documented error if shapes, dtypes or reduction are not as documented.
+def check_reduction(op, reduction):
+    """Raises the documented error for an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"For '{op}', the 'reduction' must be one of 'none', 'mean', 'sum', but got {shorten(repr(reduction))}."
+        )
+
+
+@_primexpr
+def check_types(names, dtypes, reduction):
+    """Raises the documented error if dtypes or reduction are not as documented.
 
     ``names`` has the name of the function and that of its second argument: a 'target' has the shape of the input,
     'labels' may have any number of columns.
     """
     op, name = names
     input_dtype, target_dtype = dtypes
-    if input_dtype not in (mstype.float16, mstype.float32):
+    if input_dtype not in (mstype.float32, mstype.float16):
         raise TypeError(f"For '{op}', the dtype of 'input' must be float16 or float32, but got {input_dtype}.")
     if target_dtype != mstype.int32:
-        raise TypeError(f"For '{op}', the dtype of '{name}' must be int32, but got {target_dtype}.")
+        raise TypeError(
+            f"For '{op}', the dtype of '{name}' must be int32, but got {target_dtype}. It has class indices, ended by "
+            "-1, not a 0 or 1 for each class: mindspore_mlml.targets_from_multi_hot converts those."
+        )
+    check_reduction(op, reduction)
+
+
+def check_shapes(names, input_shape, target_shape):
+    """Raises the documented error if the shapes are not as documented.
+
+    One function for each ``raise``, and a single comparison before it: where a shape is known at run time only,
+    MindSpore cannot differentiate a function with two of them ("The node adjoint is null"), and a graph with ``and`` or
+    ``or`` before it fails once in some hundred times ("Cannot find device context for funcgraph"). Nor is it sure to
+    raise the first error before it looks at what the second needs: hence slices where there may be no such element.
+    """
+    _check_rank(names, input_shape)
+    if names[1] == "target":
+        _check_same_shape(names, input_shape, target_shape)
+    else:
+        _check_rows(names, input_shape, target_shape)
+    _check_classes(names, input_shape)
+    _check_labels(names, target_shape)
+
+
+@_primexpr
+def _check_rank(names, input_shape):
     if len(input_shape) not in (1, 2):
-        raise ValueError(f"For '{op}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
-    if name == "target" and input_shape != target_shape:
+        raise ValueError(f"For '{names[0]}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
+
+
+@_primexpr
+def _check_same_shape(names, input_shape, target_shape):
+    if input_shape != target_shape:
         raise ValueError(
-            f"For '{op}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
+            f"For '{names[0]}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
             f"but got {target_shape}."
         )
-    if len(target_shape) != len(input_shape) or target_shape[:-1] != input_shape[:-1]:
+
+
+@_primexpr
+def _check_rows(names, input_shape, labels_shape):
+    if input_shape[:-1] != labels_shape[:-1]:
         raise ValueError(
-            f"For '{op}', '{name}' must have as many dimensions and rows as 'input', whose shape is {input_shape}, "
-            f"but got shape {target_shape}."
+            f"For '{names[0]}', '{names[1]}' must have as many dimensions and rows as 'input', whose shape is "
+            f"{input_shape}, but got shape {labels_shape}."
         )
-    if input_shape[-1] == 0:
-        raise ValueError(f"For '{op}', the number of classes must be positive, but got shape {input_shape}.")
-    if target_shape[-1] == 0:
+
+
+@_primexpr
+def _check_classes(names, input_shape):
+    if input_shape[-1:] == (0,):
+        raise ValueError(f"For '{names[0]}', the number of classes must be positive, but got shape {input_shape}.")
+
+
+@_primexpr
+def _check_labels(names, labels_shape):
+    if labels_shape[-1:] == (0,):
         raise ValueError(
-            f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {target_shape}."
+            f"For '{names[0]}', each row of '{names[1]}' must have a label or a negative value, but got shape "
+            f"{labels_shape}."
         )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"For '{op}', the 'reduction' must be one of 'none', 'mean', 'sum', but got {reduction!r}.")

@@ -4,39 +4,26 @@ A module of its own, because MindSpore's automatic mixed precision copies the co
 but of what else is in their modules it knows only what was imported.
 """
 
+import mindspore as ms
 from mindspore import ops
-from mindspore.ops.function import nn_func
 
-from mindspore_mlml import _hybrid, _ops
+from mindspore_mlml import _checks, _hybrid, _mindspore, _ops
 from mindspore_mlml._backends import kernel_in_use
-from mindspore_mlml._checks import check_arguments
-
-_mindspore_loss = nn_func.multilabel_margin_loss  # which patch() may replace where it is
+from mindspore_mlml._precision import wants_float32
 
 
 def loss(names, input, labels, reduction):
     """The loss by the kernel in use; its gradient by that of the operators in it."""
-    check_arguments(names, input.shape, labels.shape, (input.dtype, labels.dtype), reduction)
+    if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
+        input = ops.cast(input, ms.float32)
+    _checks.check_types(names, (input.dtype, labels.dtype), reduction)
+    _checks.check_shapes(names, input.shape, labels.shape)
     kernel = kernel_in_use()
     if kernel == "mindspore":
-        return _mindspore_loss(input, _pad(labels, input.shape[-1]), reduction)
+        return _mindspore.loss(input, labels, reduction)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
-        scalar_or_rows = _ops.dynamic_loss[kernel][reduction](input, labels)
-        if reduction == "none" and len(input.shape) == 2:
-            return scalar_or_rows
-        return scalar_or_rows.reshape(())
-    return _ops.loss[kernel][reduction](input, labels)
-
-
-def _pad(labels, classes):
-    """As many labels as classes, as MindSpore's own operator wants them."""
-    missing = classes - labels.shape[-1]
-    if missing < 0:
-        raise ValueError(
-            f"MindSpore's own operator takes no more labels than classes, {classes}, but got shape {labels.shape}."
-        )
-    if missing == 0:
-        return labels
-    return ops.cat((labels, ops.full((*labels.shape[:-1], missing), -1, dtype=labels.dtype)), -1)
+        output = _ops.dynamic_loss[kernel][names[0]][reduction](input, labels)
+        return output.reshape(input.shape[:-1] if reduction == "none" else ())
+    return _ops.loss[kernel][names[0]][reduction](input, labels)

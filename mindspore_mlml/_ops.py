@@ -13,13 +13,14 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops import CustomRegOp, DataType
 
-from mindspore_mlml._backends import LIBRARIES, TARGETS
+from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 
 
 def _set_threads():
     """Importing MindSpore sets OMP_NUM_THREADS to 1 behind Python's back: only what Python knows is the user's wish."""
-    first, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
-    threads = int(first) if first.strip().isdecimal() else 0
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    # Of a number that is too large, the library makes the most that it takes: a few digits do.
+    threads = int(first.lstrip("0")[:5] or 0) if first.isdecimal() else 0
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
@@ -29,6 +30,11 @@ def _set_threads():
 
 _set_threads()
 REDUCTIONS = ("none", "mean", "sum")
+# What the kernels' symbols begin with: the same kernels, whose errors name the function that was called.
+SYMBOLS = {
+    "multilabel_margin_loss": "MultilabelMarginLoss",
+    "multilabel_margin_loss_from_labels": "MultilabelMarginLossFromLabels",
+}
 
 
 @ms.constexpr(get_instance=False)
@@ -94,7 +100,7 @@ def _custom(kernel, symbol, inputs, out_shape, bprop):
     )
 
 
-def _gradient(kernel, reduction, is_dynamic):
+def _gradient(kernel, function, reduction, is_dynamic):
     """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def bprop(input, target, dout, output, doutput):
@@ -103,20 +109,20 @@ def _gradient(kernel, reduction, is_dynamic):
         ddout = product.sum(-1) if reduction == "none" else product.sum()
         return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
 
-    symbol = f"MultilabelMarginLossGrad{reduction.capitalize()}"
+    symbol = f"{SYMBOLS[function]}Grad{reduction.capitalize()}"
     shape = None if is_dynamic else _gradient_shape
     operator = _custom(kernel, symbol, ("input", "target", "dout"), shape, bprop)
     return operator
 
 
-def _loss(kernel, reduction, is_dynamic):
+def _loss(kernel, function, reduction, is_dynamic):
     """The operator (input, target) -> loss."""
-    gradient = _gradient(kernel, reduction, is_dynamic)
+    gradient = _gradient(kernel, function, reduction, is_dynamic)
 
     def bprop(input, target, output, doutput):
         return gradient(input, target, doutput), _no_gradient(target)
 
-    symbol = f"MultilabelMarginLoss{reduction.capitalize()}"
+    symbol = f"{SYMBOLS[function]}{reduction.capitalize()}"
     shape = _loss_shape_none if reduction == "none" else _loss_shape_scalar
     return _custom(kernel, symbol, ("input", "target"), None if is_dynamic else shape, bprop)
 
@@ -129,11 +135,18 @@ def _no_gradient(target):
 
 
 def _losses(is_dynamic):
-    """The operators by kernel and reduction. On Ascend, where MindSpore's own runs, "aot" means something else."""
-    built = [kernel for kernel, library in LIBRARIES.items() if kernel == "cpu" or library.exists()]
+    """The operators by kernel, function and reduction. On Ascend, where MindSpore's own runs, "aot" means something
+    else."""
+    built = [kernel for kernel in LIBRARIES if problem_of(kernel) is None]
     if ms.get_context("device_target") == "Ascend":
         built = []
-    return {kernel: {reduction: _loss(kernel, reduction, is_dynamic) for reduction in REDUCTIONS} for kernel in built}
+    return {
+        kernel: {
+            function: {reduction: _loss(kernel, function, reduction, is_dynamic) for reduction in REDUCTIONS}
+            for function in SYMBOLS
+        }
+        for kernel in built
+    }
 
 
 loss = _losses(is_dynamic=False)

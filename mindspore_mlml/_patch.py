@@ -2,19 +2,24 @@
 
 import sys
 
+from mindspore_mlml import _primitive
 from mindspore_mlml.functional import multilabel_margin_loss
 from mindspore_mlml.losses import MultilabelMarginLoss
 
 _REPLACEMENTS = {
-    "mindspore.ops": {"multilabel_margin_loss": multilabel_margin_loss},
+    "mindspore.ops": {
+        "multilabel_margin_loss": multilabel_margin_loss,
+        "MultilabelMarginLoss": _primitive.MultilabelMarginLoss,
+    },
     "mindspore.nn": {"MultilabelMarginLoss": MultilabelMarginLoss},
 }
 
 
 class patch:  # noqa: N801 (it is called like a function)
     """
-    Puts this package's loss in place of MindSpore's: `mindspore.ops.multilabel_margin_loss` and
-    `mindspore.nn.MultilabelMarginLoss`, wherever MindSpore has them.
+    Puts this package's loss in place of MindSpore's: `mindspore.ops.multilabel_margin_loss`,
+    `mindspore.nn.MultilabelMarginLoss` and the primitive `mindspore.ops.MultilabelMarginLoss`, wherever MindSpore has
+    them. The primitive's second output, `is_target`, is int32 and 1 at the classes that are targets.
 
     A plain call replaces them for good; as a context manager it restores what was there. Calls may be repeated and
     nested. What was imported by name before the call stays what it was.

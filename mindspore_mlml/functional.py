@@ -1,11 +1,14 @@
 """The functional form of the loss."""
 
+from typing import Literal
+
 from mindspore import Tensor
 
 from mindspore_mlml import _dispatch, _ops
+from mindspore_mlml._checks import shorten
 
 
-def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["none", "mean", "sum"] = "mean") -> Tensor:
     r"""
     Hinge loss for optimizing a multi-label classification.
 
@@ -32,7 +35,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
             where :math:`N` is the batch size and :math:`C` is the number of classes. Data type must be float16 or
             float32.
         target (Tensor): Ground truth data, :math:`y` in the formula above, with the same shape as `input`, data type
-            must be int32 and label targets padded by -1.
+            must be int32 and label targets padded by -1: class indices, not multi-hot. Of zeros and ones,
+            :func:`mindspore_mlml.targets_from_multi_hot` makes class indices.
         reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
             ``'sum'`` . Default: ``'mean'`` .
 
@@ -55,6 +59,12 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
         RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
             sample's loss and gradient are NaN instead.
 
+    See also:
+        - :class:`mindspore_mlml.MultilabelMarginLoss`, the same as a Cell.
+        - :func:`mindspore_mlml.multilabel_margin_loss_from_labels`, for short rows of labels.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `target`;
+          :func:`mindspore_mlml.check_target`, which checks it.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -72,7 +82,9 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     return _checked_loss("multilabel_margin_loss", "target", input, target, reduction)
 
 
-def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+def multilabel_margin_loss_from_labels(
+    input: Tensor, labels: Tensor, reduction: Literal["none", "mean", "sum"] = "mean"
+) -> Tensor:
     r"""
     The loss of :func:`mindspore_mlml.multilabel_margin_loss` from short rows of labels.
 
@@ -83,8 +95,8 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
     Args:
         input (Tensor): Predicted data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch size
             and :math:`C` is the number of classes. Data type must be float16 or float32.
-        labels (Tensor): Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`. In each
-            row, the first negative value ends the list. Data type must be int32.
+        labels (Tensor): Class indices, not multi-hot. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any
+            :math:`K \geq 1`. In each row, the first negative value ends the list. Data type must be int32.
         reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
             ``'sum'`` . Default: ``'mean'`` .
 
@@ -101,6 +113,12 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
         ValueError: If the number of classes or of columns of `labels` is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+
+    See also:
+        - :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, the same as a Cell.
+        - :func:`mindspore_mlml.multilabel_margin_loss`, for targets of the shape of `input`.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `labels`
+          with their argument `num_labels`; :func:`mindspore_mlml.check_target`, which checks them.
 
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
@@ -122,9 +140,9 @@ def multilabel_margin_loss_from_labels(input: Tensor, labels: Tensor, reduction:
 def _checked_loss(op, name, input, target, reduction):
     """The loss, or an error that names the function ``op`` and its second argument ``name``."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {input}.")
+        raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {shorten(input)}.")
     if not isinstance(target, Tensor):
-        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {target}.")
+        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {shorten(target)}.")
     if _ops.in_graph():
         return _dispatch.loss((op, name), input, target, reduction)
     return _ops.in_turn(_dispatch.loss, (op, name), input, target, reduction)

@@ -1,27 +1,43 @@
 """Labels as people hold them, and as the loss wants them: on the host, in NumPy."""
 
-from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mindspore import Tensor
 
+from mindspore_mlml import _label_formats as formats
+from mindspore_mlml._messages import SHOWN_CHARACTERS, SHOWN_VALUES, few_values, shown
 
-def targets_from_multi_hot(multi_hot: np.ndarray) -> np.ndarray:
+LOOKS_LIKE_MULTI_HOT = "Its values are only 0 and 1, which looks like multi-hot: targets_from_multi_hot converts that."
+BLOCK = 2**18  # so many targets are looked at together: few enough to stay in a cache
+
+
+def targets_from_multi_hot(multi_hot: Any, num_labels: Optional[int] = None) -> np.ndarray:
     """
     Converts rows of zeros and ones, one number for each class, into class indices padded by -1.
 
-    Also a map operation for :class:`mindspore.dataset`, on a column of multi-hot labels.
+    Also a map operation for :class:`mindspore.dataset`, on a column of multi-hot labels. See also
+    :func:`mindspore_mlml.multi_hot_from_targets` , the way back, and :func:`mindspore_mlml.targets_from_lists` , for
+    lists of classes.
 
     Args:
-        multi_hot (numpy.ndarray): Zeros and ones, of any numeric or bool dtype. Shape :math:`(C)` or :math:`(N, C)`.
+        multi_hot (Union[numpy.ndarray, Tensor, scipy.sparse matrix or array, pandas.DataFrame, list]): Zeros and ones,
+            of any numeric or bool dtype. Shape :math:`(C)` or :math:`(N, C)`. A sparse matrix may have any format, and
+            is not made dense.
+        num_labels (int, optional): The length of a row. Default: ``None`` , the number of classes, :math:`C`, as
+            :func:`mindspore_mlml.multilabel_margin_loss` wants it;
+            :func:`mindspore_mlml.multilabel_margin_loss_from_labels` takes any length.
 
     Returns:
-        numpy.ndarray of dtype int32 and the same shape: in each row the indices of the ones, then -1.
+        numpy.ndarray of dtype int32, of shape :math:`(N, num\\_labels)`, or :math:`(num\\_labels)` for a single row: in
+        each row the indices of the ones in ascending order, then -1.
 
     Raises:
+        TypeError: If `num_labels` is not an integer.
+        ValueError: If `num_labels` is not positive.
         ValueError: If the rank of `multi_hot` is neither 1 nor 2.
-        ValueError: If a value is neither 0 nor 1.
+        ValueError: If a value is neither 0 nor 1: NaN, a missing or a masked value, or a string, for example.
+        ValueError: If a row has more than `num_labels` ones.
 
     Examples:
         >>> import numpy as np
@@ -29,39 +45,32 @@ def targets_from_multi_hot(multi_hot: np.ndarray) -> np.ndarray:
         >>> print(targets_from_multi_hot(np.array([[0, 1, 0, 1], [0, 0, 1, 0]])))
         [[ 1  3 -1 -1]
          [ 2 -1 -1 -1]]
+        >>> print(targets_from_multi_hot(np.array([[0, 1, 0, 1], [0, 0, 1, 0]]), num_labels=2))
+        [[ 1  3]
+         [ 2 -1]]
     """
-    multi_hot = np.asarray(multi_hot)
-    if multi_hot.ndim not in (1, 2):
-        raise ValueError(
-            f"For 'targets_from_multi_hot', the rank of 'multi_hot' must be 1 or 2, but got shape {multi_hot.shape}."
-        )
-    is_target = multi_hot == 1
-    wrong = np.argwhere(~(is_target | (multi_hot == 0)))
-    if len(wrong):
-        position = "".join(f"[{index}]" for index in wrong[0])
-        raise ValueError(
-            "For 'targets_from_multi_hot', each value of 'multi_hot' must be 0 or 1, but got "
-            f"multi_hot{position} = {multi_hot[tuple(wrong[0])]}."
-        )
-    # A stable sort by "is not a target" puts the targets first, in their order.
-    order = np.argsort(~is_target, axis=-1, kind="stable").astype(np.int32)
-    count = is_target.sum(axis=-1, keepdims=True)
-    return np.where(np.arange(multi_hot.shape[-1]) < count, order, np.int32(-1))
+    op = "targets_from_multi_hot"
+    width = None if num_labels is None else formats.positive_integer(op, "num_labels", num_labels)
+    listing, classes, num_classes = formats.read_multi_hot(op, "multi_hot", multi_hot)
+    width = num_classes if width is None else width
+    _check_lengths(op, listing, width, "have more classes than")
+    return _padded(listing, classes, width)
 
 
-def targets_from_lists(
-    class_lists: Union[Sequence[Sequence[int]], Sequence[int], np.ndarray],
-    num_classes: int,
-    num_labels: Optional[int] = None,
-) -> np.ndarray:
+def targets_from_lists(class_lists: Any, num_classes: int, num_labels: Optional[int] = None) -> np.ndarray:
     """
     Converts lists of classes, one for each sample, into class indices padded by -1.
 
     Also a map operation for :class:`mindspore.dataset`, on a column of class lists: a single list, or a one-dimensional
-    array, becomes a single row.
+    array, becomes a single row. See also :func:`mindspore_mlml.targets_from_multi_hot` for zeros and ones, and
+    :func:`mindspore_mlml.multi_hot_from_targets` .
 
     Args:
-        class_lists (Sequence): A list of classes for each sample, or a single list or one-dimensional array of classes.
+        class_lists (Iterable): A list of classes for each sample, or a single list or one-dimensional array of classes.
+            The lists may be lists, tuples, sets, arrays, Tensors or Series, and so may be what holds them. Classes are
+            integers, or floats without a fraction, as scikit-learn's `load_svmlight_file` gives them. A sparse matrix
+            of SciPy's is taken as for :func:`mindspore_mlml.targets_from_multi_hot` : the columns of the ones in a row
+            are the row's classes.
         num_classes (int): The number of classes, :math:`C`.
         num_labels (int, optional): The length of a row. Default: ``None`` , `num_classes`, as
             :func:`mindspore_mlml.multilabel_margin_loss` wants it;
@@ -71,9 +80,13 @@ def targets_from_lists(
         numpy.ndarray of dtype int32, of shape (number of lists, `num_labels`), or (`num_labels`,) for a single list.
 
     Raises:
-        ValueError: If a class is not an integer from 0 to `num_classes` - 1.
+        TypeError: If `num_classes` or `num_labels` is not an integer.
+        ValueError: If `num_classes` or `num_labels` is not positive.
+        ValueError: If a class is not an integer from 0 to `num_classes` - 1: NaN, a missing or a masked value, or a
+            string, for example.
         ValueError: If a class stands in a list twice.
         ValueError: If a list is longer than `num_labels`.
+        ValueError: If a sparse matrix has more than `num_classes` columns, or values other than 0 and 1.
 
     Examples:
         >>> from mindspore_mlml import targets_from_lists
@@ -86,62 +99,136 @@ def targets_from_lists(
          [-1 -1]
          [ 2 -1]]
     """
-    width = num_classes if num_labels is None else num_labels
-    is_single = isinstance(class_lists, np.ndarray) and class_lists.ndim == 1 and class_lists.dtype != object
-    is_single = is_single or (len(class_lists) > 0 and np.ndim(class_lists[0]) == 0)
-    rows = [class_lists] if is_single else class_lists
-    targets = np.full((len(rows), width), -1, np.int32)
-    for row, classes in enumerate(rows):
-        name = "class_lists" if is_single else f"class_lists[{row}]"
-        targets[row, : len(classes)] = _checked_classes(classes, name, num_classes, width)
-    return targets[0] if is_single else targets
+    op, name = "targets_from_lists", "class_lists"
+    num_classes = formats.positive_integer(op, "num_classes", num_classes)
+    width = num_classes if num_labels is None else formats.positive_integer(op, "num_labels", num_labels)
+    if formats.is_sparse(class_lists):
+        listing, classes, columns = formats.read_multi_hot(op, name, class_lists)
+        if columns > num_classes:
+            raise ValueError(
+                f"For '{op}', a sparse '{name}' must not have more columns than there are classes, {num_classes}, but "
+                f"got {columns}."
+            )
+        _check_lengths(op, listing, width, "have more classes than")
+        return _padded(listing, classes, width)
+    listing, classes = formats.read_class_lists(op, name, class_lists)
+    _check_lengths(op, listing, width, "be longer than")
+    _check_classes(op, listing, classes, num_classes)
+    return _padded(listing, classes, width)
 
 
-def _checked_classes(classes, name, num_classes, num_labels):
-    """The classes as an array, if they are what ``targets_from_lists`` takes."""
-    values = np.asarray(classes)
-    if values.size == 0:
-        return np.zeros(0, np.int32)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise ValueError(f"For 'targets_from_lists', {name} must be a list of integers, but got {classes!r}.")
-    if values.size > num_labels:
+def _check_lengths(op, listing, width, must_not):
+    too_long = np.flatnonzero(listing.counts > width)
+    if len(too_long):
+        name, count = listing.row_name(too_long[0]), listing.counts[too_long[0]]
+        more = f", and so for {len(too_long) - 1} more" if len(too_long) > 1 else ""
+        raise ValueError(f"For '{op}', {name} must not {must_not} {width}, but got {count} classes{more}.")
+
+
+def _check_classes(op, listing, classes, num_classes):
+    wrong = np.flatnonzero((classes < 0) | (classes >= num_classes))
+    if len(wrong):
         raise ValueError(
-            f"For 'targets_from_lists', {name} must not be longer than {num_labels}, but got {values.size} classes."
+            f"For '{op}', each class must be from 0 to {num_classes - 1}, but got {listing.few_items(wrong)}."
         )
-    for position in np.flatnonzero((values < 0) | (values >= num_classes))[:1]:
+    row = np.repeat(np.arange(len(listing.counts)), listing.counts)
+    repeated = _repeated(row, classes)
+    if len(repeated):
+        hint = f" {LOOKS_LIKE_MULTI_HOT}" if classes.max() <= 1 else ""
         raise ValueError(
-            f"For 'targets_from_lists', each class must be from 0 to {num_classes - 1}, but got "
-            f"{name}[{position}] = {values[position]}."
+            f"For '{op}', no class may stand in a list twice, but got {listing.few_items(repeated, ' again')}.{hint}"
         )
-    unique, first = np.unique(values, return_index=True)
-    if unique.size < values.size:
-        position = np.setdiff1d(np.arange(values.size), first)[0]
-        raise ValueError(
-            f"For 'targets_from_lists', no class may stand in a list twice, but got {name}[{position}] = "
-            f"{values[position]} again."
-        )
-    return values
 
 
-def check_target(target: Union[np.ndarray, Tensor], num_classes: int) -> Union[np.ndarray, Tensor]:
+def _repeated(row, classes):
+    """The numbers of the items whose class their row has before."""
+    keys = (row << 32) + classes.astype(np.int64)
+    in_order = np.sort(keys, kind="stable")  # the rows are in order already, which this kind makes use of
+    if (in_order[1:] > in_order[:-1]).all():
+        return np.zeros(0, np.int64)
+    order = np.argsort(keys, kind="stable")
+    return np.sort(order[1:][keys[order[1:]] == keys[order[:-1]]])
+
+
+def _padded(listing, classes, width):
+    """The classes of each row, then -1."""
+    targets = np.full((len(listing.counts), width), -1, np.int32)
+    most = listing.counts.max(initial=0)
+    targets[:, :most][np.arange(most) < listing.counts[:, None]] = classes
+    return targets[0] if listing.is_single else targets
+
+
+def multi_hot_from_targets(target: Union[np.ndarray, Tensor], num_classes: int) -> np.ndarray:
     """
-    Checks on the host that no target is out of range, for example in a data pipeline.
+    Converts class indices into rows of zeros and ones, one number for each class, as metrics want them.
 
-    The kernel checks it too. But on a GPU it cannot raise an error, and after an error in graph mode MindSpore refuses
-    to run further graphs in the process.
+    Also a map operation for :class:`mindspore.dataset`, on a column of targets. See also
+    :func:`mindspore_mlml.targets_from_multi_hot` , the way back.
 
     Args:
-        target (Union[numpy.ndarray, Tensor]): Class indices, as the loss takes them. Shape :math:`(K)` or
-            :math:`(N, K)`: what stands behind the first negative value of a row is not looked at.
+        target (Union[numpy.ndarray, Tensor]): Class indices of an integer dtype. Shape :math:`(K)` or :math:`(N, K)`:
+            in each row, the first negative value ends the list.
+        num_classes (int): The number of classes, :math:`C`.
+
+    Returns:
+        numpy.ndarray of dtype int32, of shape :math:`(C)` or :math:`(N, C)`: 1 for each class that the row lists, once
+        or several times, otherwise 0.
+
+    Raises:
+        TypeError: If `target` does not have an integer dtype, or `num_classes` is not an integer.
+        ValueError: If `num_classes` is not positive.
+        ValueError: If the rank of `target` is neither 1 nor 2.
+        ValueError: If a target is not less than `num_classes`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mindspore_mlml import multi_hot_from_targets
+        >>> print(multi_hot_from_targets(np.array([[1, 3, -1, 0], [2, -1, -1, -1]]), num_classes=4))
+        [[0 1 0 1]
+         [0 0 1 0]]
+    """
+    op = "multi_hot_from_targets"
+    num_classes = formats.positive_integer(op, "num_classes", num_classes)
+    values = _target_array(op, target)
+    if values.dtype.kind not in "iu":
+        _raise_wrong_dtype(op, values, "an integer type")
+    formats.check_rank(op, "target", values.shape)
+    _check_range(op, values, num_classes)
+    multi_hot = np.zeros((*values.shape[:-1], num_classes), np.int32)
+    rows = np.atleast_2d(multi_hot)
+    for row, _, classes in _listed(values):
+        rows[row, classes] = 1
+    return multi_hot
+
+
+def check_target(
+    target: Union[np.ndarray, Tensor], num_classes: int, allow_repeats: bool = False
+) -> Union[np.ndarray, Tensor]:
+    """
+    Checks on the host that `target` holds class indices, for example in a data pipeline.
+
+    The kernel checks their range too. But on a GPU it cannot raise an error, and after an error in graph mode MindSpore
+    refuses to run further graphs in the process. And multi-hot labels, converted to int32, are in range: as the classes
+    0 and 1, over and over. The loss takes them; this check does not. See also
+    :func:`mindspore_mlml.targets_from_multi_hot` .
+
+    Args:
+        target (Union[numpy.ndarray, Tensor]): Class indices, not multi-hot, as the loss takes them. Shape :math:`(K)`
+            or :math:`(N, K)`: what stands behind the first negative value of a row is not looked at.
         num_classes (int): The number of classes.
+        allow_repeats (bool, optional): Whether a row may list a class twice, which then counts twice. Default:
+            ``False`` .
 
     Returns:
         `target`, as it is.
 
     Raises:
         TypeError: If dtype of `target` is not int32.
+        TypeError: If `num_classes` is not an integer.
+        ValueError: If `num_classes` is not positive.
         ValueError: If the rank of `target` is neither 1 nor 2.
-        ValueError: If a target is not less than `num_classes`. The message has the first one of each row.
+        ValueError: If a target is not less than `num_classes`. The message has the first one of each of the first rows.
+        ValueError: If a row lists a class twice and `allow_repeats` is ``False`` . Likewise.
 
     Examples:
         >>> import numpy as np
@@ -150,24 +237,110 @@ def check_target(target: Union[np.ndarray, Tensor], num_classes: int) -> Union[n
         Traceback (most recent call last):
         ValueError: For 'check_target', a value of 'target' must be less than the number of classes, 4, but got 2 bad \
 rows: target[1][1] = 5, target[2][0] = 4.
+        >>> check_target(np.array([[0, 1, 0, 1], [0, 0, 1, 0]], np.int32), num_classes=4)
+        Traceback (most recent call last):
+        ValueError: For 'check_target', no class may stand in a row of 'target' twice, but got 2 bad rows: \
+target[0][2] = 0 again, target[1][1] = 0 again. Its values are only 0 and 1, which looks like multi-hot: \
+targets_from_multi_hot converts that.
     """
-    values = target.asnumpy() if isinstance(target, Tensor) else np.asarray(target)
+    op = "check_target"
+    num_classes = formats.positive_integer(op, "num_classes", num_classes)
+    values = _target_array(op, target)
     if values.dtype != np.int32:
-        raise TypeError(f"For 'check_target', the dtype of 'target' must be int32, but got {values.dtype}.")
-    if values.ndim not in (1, 2):
-        raise ValueError(f"For 'check_target', the rank of 'target' must be 1 or 2, but got shape {values.shape}.")
-    rows = np.atleast_2d(values)
-    is_listed = np.logical_and.accumulate(rows >= 0, axis=1)
-    is_bad = is_listed & (rows >= num_classes)
-    bad_rows = np.flatnonzero(is_bad.any(axis=1))
-    if bad_rows.size:
-        found = []
-        for row in bad_rows:
-            position = is_bad[row].argmax()
-            where = f"[{row}][{position}]" if values.ndim == 2 else f"[{position}]"
-            found.append(f"target{where} = {rows[row, position]}")
-        raise ValueError(
-            f"For 'check_target', a value of 'target' must be less than the number of classes, {num_classes}, but got "
-            f"{len(found)} bad {'row' if len(found) == 1 else 'rows'}: {', '.join(found)}."
-        )
+        _raise_wrong_dtype(op, values, "int32")
+    formats.check_rank(op, "target", values.shape)
+    _check_range(op, values, num_classes)
+    if not allow_repeats:
+        _check_repeats(op, values)
     return target
+
+
+def _target_array(op, target):
+    if formats.is_sparse(target):
+        raise TypeError(
+            f"For '{op}', the 'target' must be an array or a Tensor of class indices, not multi-hot, but got "
+            f"{shown(target)}: targets_from_multi_hot converts sparse matrices."
+        )
+    return formats.to_array(op, "target", target)
+
+
+def _raise_wrong_dtype(op, values, wanted):
+    is_numeric = values.dtype.kind in "biuf"
+    if is_numeric and values.size and ((values == 0) | (values == 1)).all():
+        advice = LOOKS_LIKE_MULTI_HOT
+    else:
+        advice = "Convert class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot."
+    raise TypeError(
+        f"For '{op}', the dtype of 'target' must be {wanted}, but got {str(values.dtype)[:SHOWN_CHARACTERS]}. It holds "
+        f"class indices, not multi-hot. {advice}"
+    )
+
+
+def _check_range(op, values, num_classes):
+    """Raises an error if a class that is listed is out of range."""
+    bad = _first_of_each_row(values, lambda row, classes: np.flatnonzero(classes >= num_classes))
+    if len(bad):
+        raise ValueError(
+            f"For '{op}', a value of 'target' must be less than the number of classes, {num_classes}, but got "
+            f"{_bad_rows(values, bad)}."
+        )
+
+
+def _check_repeats(op, values):
+    """Raises an error if a class is listed twice in a row."""
+    bad = _first_of_each_row(values, _repeated)
+    if len(bad):
+        is_binary = all((classes <= 1).all() for _, _, classes in _listed(values))
+        hint = f" {LOOKS_LIKE_MULTI_HOT}" if is_binary else " To let repeats pass, set 'allow_repeats' to True."
+        raise ValueError(
+            f"For '{op}', no class may stand in a row of 'target' twice, but got {_bad_rows(values, bad, ' again')}."
+            f"{hint}"
+        )
+
+
+def _first_of_each_row(values, find):
+    """Row and position of the first wrong value of each row that has one; ``find`` gives the numbers of wrong ones."""
+    found = [np.zeros((0, 2), np.int64)]
+    for row, position, classes in _listed(values):
+        wrong = find(row, classes)
+        if len(wrong):
+            first = wrong[np.unique(row[wrong], return_index=True)[1]]
+            found.append(np.stack([row[first], position[first]], axis=1))
+    return np.concatenate(found)
+
+
+def _bad_rows(values, places, suffix=""):
+    """How many rows are bad, and the first places with their values."""
+    rows = np.atleast_2d(values)
+    found = [("target", place[-values.ndim :], rows[tuple(place)]) for place in places[:SHOWN_VALUES].tolist()]
+    return f"{len(places)} bad {'row' if len(places) == 1 else 'rows'}: {few_values(found, len(places), suffix)}"
+
+
+def _listed(values):
+    """The row, the position and the class of each target before the first negative value, some rows at a time."""
+    rows = np.atleast_2d(values)
+    counts = _num_targets(rows)
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(rows):
+        stop = int(np.searchsorted(ends, ends[start] - counts[start] + BLOCK, side="right"))
+        stop = max(start + 1, stop)
+        count = counts[start:stop]
+        row = np.repeat(np.arange(start, stop), count)
+        position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        yield row, position, rows[row, position]
+        start = stop
+
+
+def _num_targets(rows):
+    """How many values stand before the first negative one of each row. What stands far behind it is not read."""
+    counts = np.full(len(rows), rows.shape[1])
+    unfinished = np.arange(len(rows))
+    start, stop = 0, 32
+    while start < rows.shape[1] and len(unfinished):
+        is_negative = rows[unfinished, start:stop] < 0
+        is_finished = is_negative.any(axis=1)
+        counts[unfinished[is_finished]] = start + is_negative[is_finished].argmax(axis=1)
+        unfinished = unfinished[~is_finished]
+        start, stop = stop, 2 * stop
+    return counts

@@ -1,7 +1,10 @@
 """The loss as a Cell."""
 
+from typing import Literal
+
 from mindspore import Tensor, nn
 
+from mindspore_mlml._checks import check_reduction
 from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
 
 
@@ -33,7 +36,8 @@ class MultilabelMarginLoss(nn.LossBase):
         - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
           size and :math:`C` is the number of classes. Data type must be float16 or float32.
         - **target** (Tensor) - Ground truth data, with the same shape as `x`, data type must be int32 and label
-          targets padded by -1.
+          targets padded by -1: class indices, not multi-hot. Of zeros and ones,
+          :func:`mindspore_mlml.targets_from_multi_hot` makes class indices.
 
     Outputs:
         Tensor of the dtype of `x`. If `reduction` is ``'none'``, its shape is :math:`(N)`, or :math:`()` for an `x` of
@@ -50,6 +54,12 @@ class MultilabelMarginLoss(nn.LossBase):
         RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
             sample's loss and gradient are NaN instead.
 
+    See also:
+        - :func:`mindspore_mlml.multilabel_margin_loss`, the same as a function.
+        - :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, for short rows of labels.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `target`;
+          :func:`mindspore_mlml.check_target`, which checks it.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -65,7 +75,8 @@ class MultilabelMarginLoss(nn.LossBase):
         0.325
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean") -> None:
+        check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
 
@@ -86,7 +97,8 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
     Inputs:
         - **x** (Tensor) - Predict data. Tensor of shape :math:`(C)` or :math:`(N, C)`, where :math:`N` is the batch
           size and :math:`C` is the number of classes. Data type must be float16 or float32.
-        - **labels** (Tensor) - Class indices. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any :math:`K \geq 1`.
+        - **labels** (Tensor) - Class indices, not multi-hot. Tensor of shape :math:`(K)` or :math:`(N, K)`, for any
+          :math:`K \geq 1`.
           In each row, the first negative value ends the list. Data type must be int32.
 
     Outputs:
@@ -103,6 +115,12 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
 
+    See also:
+        - :func:`mindspore_mlml.multilabel_margin_loss_from_labels`, the same as a function.
+        - :class:`mindspore_mlml.MultilabelMarginLoss`, for targets of the shape of `x`.
+        - :func:`mindspore_mlml.targets_from_multi_hot`, :func:`mindspore_mlml.targets_from_lists`, which make `labels`
+          with their argument `num_labels`; :func:`mindspore_mlml.check_target`, which checks them.
+
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``
 
@@ -118,7 +136,8 @@ class MultilabelMarginLossFromLabels(nn.LossBase):
         0.7625
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Literal["none", "mean", "sum"] = "mean") -> None:
+        check_reduction(type(self).__name__, reduction)
         super().__init__(reduction)
         self.reduction = reduction
 

@@ -95,3 +95,14 @@ def random_batch(rng, rows, classes, max_targets, dtype=np.float32):
         if count < classes:
             row[count] = -1
     return input, target
+
+
+def batch_of(rng, shape, most=5):
+    """A random batch of shape (N, C), or a row of shape (C,)."""
+    input, target = random_batch(rng, shape[0] if len(shape) == 2 else 1, shape[-1], most)
+    return input.reshape(shape), target.reshape(shape)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=2e-6, atol=1e-7)
+    assert actual.shape == np.shape(expected)

@@ -23,7 +23,8 @@ from test_kernels import run_python
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "custom_ops" / "cuda" / "multilabel_margin_loss.cu"
-SYMBOLS = [f"MultilabelMarginLoss{grad}{r}" for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]
+FUNCTIONS = {"MultilabelMarginLoss": "target", "MultilabelMarginLossFromLabels": "labels"}
+SYMBOLS = [f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]
 
 
 @pytest.fixture(scope="session")
@@ -96,20 +97,22 @@ def test_the_gpu_check_sees_wrong_results_and_stray_writes(emulated, monkeypatch
     assert "MISMATCH MultilabelMarginLossGrad" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("position", [0, 2, 5])
 @pytest.mark.parametrize("value", [4, 5, 2**31 - 1])
-def test_check_targets_raises_with_row_position_value_and_number_of_classes(emulated, position, value):
+def test_check_targets_raises_with_row_position_value_and_number_of_classes(emulated, function, position, value):
     code = f"""
 import numpy as np
 from aot import Kernel
 target = np.full((3, 6), 1, np.int32)
 target[2, {position}] = {value}
 input, loss = np.zeros((3, 4), np.float32), np.zeros((), np.float32)
-Kernel({str(emulated)!r}, "MultilabelMarginLossMean").prepare(input, target, loss)()
+Kernel({str(emulated)!r}, {function + "Mean"!r}).prepare(input, target, loss)()
 """
     environment = {**os.environ, "MLML_CHECK_TARGETS": "1", "PYTHONPATH": str(ROOT / "benchmarks")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert f"must be less than the number of classes, 4, but got target[2][{position}] = {value}." in result.stderr
+    name = FUNCTIONS[function]
+    assert f"must be less than the number of classes, 4, but got {name}[2][{position}] = {value}." in result.stderr
 
 
 def test_check_targets_lets_good_targets_pass(emulated, monkeypatch):

@@ -3,14 +3,28 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, check_against_reference, run_loss
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from helpers import (
+    EXAMPLE_INPUT,
+    EXAMPLE_TARGET,
+    FORMS,
+    FORMS_FROM_LABELS,
+    REDUCTIONS,
+    check_against_reference,
+    run_loss,
+)
+from mindspore_mlml import (
+    MultilabelMarginLoss,
+    _primitive,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+)
 
 INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
 
@@ -34,6 +48,26 @@ def test_input_and_target_must_be_tensors(mode, form, value):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "value",
+    [[[0] * 4000] * 50, "ab" * 10**5, np.zeros((31, 31)), {i: i for i in range(10**4)}, (INPUT,) * 99],
+    ids=["list", "str", "array", "dict", "tensors"],
+)
+def test_a_large_value_does_not_make_a_large_message(mode, form, value):
+    for arguments in ((value, TARGET), (INPUT, value)):
+        with pytest.raises(TypeError, match="must be a Tensor, but got") as error:
+            call(form, *arguments)
+        assert len(str(error.value).partition("\n")[0]) < 400
+
+
+@pytest.mark.parametrize("make", [*FORMS.values(), _primitive.MultilabelMarginLoss])
+def test_a_long_reduction_does_not_make_a_large_message(mode, make):
+    with pytest.raises(ValueError, match="'reduction' must be one of") as error:
+        make("mean" * 10**5)(INPUT, TARGET)
+    assert len(str(error.value).partition("\n")[0]) < 400
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [ms.float64, ms.bfloat16, ms.int32, ms.int8, ms.uint8, ms.bool_])
 def test_input_must_be_float16_or_float32(mode, form, dtype):
     with pytest.raises(TypeError, match=f"dtype of 'input' must be float16 or float32, but got {dtype}"):
@@ -43,8 +77,10 @@ def test_input_must_be_float16_or_float32(mode, form, dtype):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [ms.int64, ms.int16, ms.uint8, ms.float32, ms.float16, ms.bool_])
 def test_target_must_be_int32(mode, form, dtype):
-    with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}"):
+    with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}") as error:
         call(form, INPUT, TARGET.astype(dtype))
+    assert "class indices" in str(error.value)
+    assert "mindspore_mlml.targets_from_multi_hot" in str(error.value)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -109,6 +145,62 @@ def test_the_first_of_several_bad_targets_is_named():
     target = np.array([[0, 1, 2, -1], [0, 1, 9, 8], [7, 0, 0, 0]], np.int32)
     with pytest.raises(RuntimeError, match=r"target\[1\]\[2\] = 9"):
         multilabel_margin_loss(Tensor(np.zeros((3, 4), np.float32)), Tensor(target)).asnumpy()
+
+
+NAMED_LABELS = (
+    "For 'multilabel_margin_loss_from_labels', a value of 'labels' must be less than the number of classes, 4, but got "
+)
+UNKNOWN = Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32)
+
+
+@pytest.mark.parametrize("form", FORMS_FROM_LABELS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shapes", ["known", "unknown"])
+def test_a_label_out_of_range_is_named_as_the_caller_names_it(form, reduction, shapes):
+    net = FORMS_FROM_LABELS[form](reduction)
+    if shapes == "unknown":
+        net.set_inputs(*UNKNOWN)
+    labels = Tensor(np.array([[1, -1], [2, 9]], np.int32))
+    for run in (net, ms.grad(net)):
+        with pytest.raises(RuntimeError) as error:
+            run(INPUT, labels).asnumpy()
+        assert f"{NAMED_LABELS}labels[1][1] = 9." in str(error.value)
+
+
+def test_a_label_out_of_range_of_a_single_row_is_named_as_the_caller_names_it():
+    with pytest.raises(RuntimeError) as error:
+        multilabel_margin_loss_from_labels(INPUT[0], Tensor(np.array([0, 1, 7], np.int32))).asnumpy()
+    assert f"{NAMED_LABELS}labels[2] = 7." in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS_FROM_LABELS)
+@pytest.mark.parametrize("shapes", ["known", "unknown"])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(
+    form, shapes, what, tmp_path, clean_environment
+):
+    """In a process of its own: after a kernel has failed, MindSpore may refuse every later graph in the process."""
+    script = textwrap.dedent(f"""
+        import mindspore as ms, numpy as np
+        from mindspore import Tensor
+        from helpers import FORMS_FROM_LABELS
+        from test_errors import UNKNOWN
+        ms.set_context(mode=ms.GRAPH_MODE)
+        net = FORMS_FROM_LABELS[{form!r}]("mean")
+        if {shapes!r} == "unknown":
+            net.set_inputs(*UNKNOWN)
+        run = ms.grad(net) if {what!r} == "gradient" else net
+        try:
+            print(run(Tensor(np.zeros((2, 4), np.float32)), Tensor(np.array([[0, -1], [3, 4]], np.int32))).asnumpy())
+        except RuntimeError as error:
+            print("caught", error)
+    """)
+    environment = {**clean_environment, "PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert "caught" in result.stdout, result.stderr
+    assert f"{NAMED_LABELS}labels[1][1] = 4." in result.stdout
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,7 +15,7 @@ from aot import Kernel
 from builds import ISA_FLAGS, build_vector_operations
 from helpers import random_batch
 from measure import extra_memory
-from mindspore_mlml import _backends
+from mindspore_mlml import _backends, _ops
 from mindspore_mlml._backends import LIBRARIES
 
 TESTS = Path(__file__).parent
@@ -77,17 +77,72 @@ def test_an_unknown_instruction_set_is_an_error_that_names_the_known_ones():
     assert "but got 'mmx'" in output
 
 
-@pytest.mark.parametrize(("wanted", "threads"), [("1", 1), ("3", 3), ("2,1", 2)])
-def test_omp_num_threads_is_honoured(wanted, threads):
-    code = "from mindspore_mlml._backends import threads; print(threads())"
+MOST = 1024
+ALL = len(os.sched_getaffinity(0))  # where nothing is said, or nothing that is a number
+THREADS = pytest.mark.parametrize(
+    ("wanted", "threads"),
+    [
+        ("1", 1),
+        ("3", 3),
+        ("2,1", 2),
+        (" 8 ", 8),
+        ("7 , 2", 7),
+        ("0012", 12),
+        ("1024", MOST),
+        ("1025", MOST),
+        ("9999999999", MOST),
+        ("9" * 20, MOST),
+        ("9" * 5000, MOST),
+        ("", ALL),
+        ("abc", ALL),
+        ("4abc", ALL),
+        ("4.5", ALL),
+        ("-3", ALL),
+        ("0", ALL),
+        (",2", ALL),
+    ],
+)
+
+
+@pytest.fixture
+def threads_are_restored():
+    yield
+    _ops._set_threads()
+
+
+@THREADS
+def test_the_package_honours_omp_num_threads_within_reason(threads_are_restored, monkeypatch, wanted, threads):
+    with monkeypatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", wanted)
+        _ops._set_threads()
+    assert _backends.threads() == threads
+
+
+@THREADS
+def test_the_library_alone_honours_omp_num_threads_within_reason(wanted, threads):
+    code = f"import ctypes; print(ctypes.CDLL({str(LIBRARIES['cpu'])!r}).MultilabelMarginLossThreads())"
     assert run_python("-c", code, OMP_NUM_THREADS=wanted).split() == [str(threads)]
 
 
-def test_the_default_is_all_processors_of_the_process():
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("9" * 20, MOST), (None, ALL)])
+def test_the_import_honours_omp_num_threads(wanted, threads):
     code = "from mindspore_mlml._backends import threads; print(threads())"
-    assert run_python("-c", "import os; os.environ.pop('OMP_NUM_THREADS', None); " + code).split() == [
-        str(len(os.sched_getaffinity(0)))
-    ]
+    if wanted is None:
+        code, wanted = "import os; del os.environ['OMP_NUM_THREADS']; " + code, "1"
+    assert run_python("-c", code, OMP_NUM_THREADS=wanted).split() == [str(threads)]
+
+
+def test_more_threads_than_the_process_gets_do_no_harm():
+    code = """
+        import numpy as np
+        from test_kernels import kernels
+        from helpers import random_batch
+        forward, backward, loss, gradient = kernels(*random_batch(np.random.default_rng(0), 400, 4000, 9))
+        forward(); backward()
+        print(loss, gradient.sum())
+    """
+    outputs = {run_python("-c", textwrap.dedent(code), OMP_NUM_THREADS=n) for n in ("1", "9" * 20)}
+    assert len(outputs) == 1
 
 
 def kernels(input, target):

@@ -1,19 +1,24 @@
 """Labels as people hold them: conversions, checks, and the loss from short rows of labels."""
 
+import itertools
+
 import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from aot import Kernel
 from helpers import DTYPES, EXAMPLE_INPUT, FORMS, FORMS_FROM_LABELS, REDUCTIONS, GradientNet, random_batch
 from measure import extra_memory
 from mindspore_mlml import (
+    MultilabelMarginLoss,
     check_target,
+    multi_hot_from_targets,
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
     targets_from_lists,
@@ -104,11 +109,6 @@ def test_its_errors_name_the_function_and_the_value(mode, form):
         assert "For 'multilabel_margin_loss_from_labels'" in str(error.value)
 
 
-def test_a_label_out_of_range_is_named():
-    with pytest.raises(RuntimeError, match=r"less than the number of classes, 4, but got target\[1\]\[0\] = 4"):
-        multilabel_margin_loss_from_labels(Tensor(EXAMPLE_INPUT), Tensor(np.array([[0], [4]], np.int32))).asnumpy()
-
-
 def test_no_memory_for_a_target_of_all_classes(rng):
     """At (64, 205443) a padded target is 53 MB."""
     rows, classes = 64, 205443
@@ -165,6 +165,90 @@ def test_both_give_the_same_loss(rng):
     assert len(losses) == 1
 
 
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=1, max_dims=2, min_side=1, max_side=7)))
+def test_multi_hot_from_targets_is_the_way_back(multi_hot):
+    target = targets_from_multi_hot(multi_hot)
+    for given_target in (target, target.astype(np.int64), Tensor(target)):
+        back = multi_hot_from_targets(given_target, multi_hot.shape[-1])
+        assert back.dtype == np.int32
+        np.testing.assert_array_equal(back, multi_hot)
+
+
+def test_multi_hot_from_targets_reads_what_the_loss_reads():
+    target = np.array([[1, 3, 1, -1, 9], [-7, 0, 9, 0, 0], [3, 2, 1, 0, 0]], np.int32)
+    assert multi_hot_from_targets(target, 4).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert multi_hot_from_targets(target[0], 5).tolist() == [0, 1, 0, 1, 0]
+    assert multi_hot_from_targets(target[:0], 4).shape == (0, 4)
+    assert multi_hot_from_targets(target[:, :0], 4).tolist() == [[0, 0, 0, 0]] * 3
+    with pytest.raises(ValueError, match="the number of classes, 3, but got 2 bad rows: ") as error:
+        multi_hot_from_targets(target, 3)
+    assert str(error.value).endswith("target[0][1] = 3, target[2][0] = 3.")
+    with pytest.raises(ValueError, match=r"target\[0\] = 9223372036854775808"):
+        multi_hot_from_targets(np.array([2**63], np.uint64), 4)
+    for bad in (np.ones((2, 3)), np.ones((2, 3), bool)):
+        with pytest.raises(TypeError, match=r"must be an integer type, but got .*class indices, not multi-hot"):
+            multi_hot_from_targets(bad, 3)
+
+
+class Evaluation(nn.Cell):
+    """Loss, prediction and labels, as ``Model.eval`` wants them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.loss = network, MultilabelMarginLoss()
+
+    def construct(self, features, target, multi_hot):
+        scores = self.network(features)
+        return self.loss(scores, target), (scores > 0).astype(ms.int32), multi_hot
+
+
+def test_the_multilabel_metrics_of_mindspore(mode, rng):
+    scores = rng.standard_normal((24, 6)).astype(np.float32)
+    multi_hot = rng.random((24, 6)) < 0.5
+    target = targets_from_multi_hot(multi_hot)
+    columns = {"features": scores, "target": target, "multi_hot": multi_hot_from_targets(target, 6)}
+    data = ds.NumpySlicesDataset(columns, shuffle=False).batch(8)
+    network = nn.Identity()
+    names = ("Accuracy", "Precision", "Recall")
+    metrics = {"Loss": ms.train.Loss(), **{name: getattr(ms.train, name)("multilabel") for name in names}}
+    model = ms.train.Model(network, metrics=metrics, eval_network=Evaluation(network), eval_indexes=[0, 1, 2])
+    result = model.eval(data)
+    found = (scores > 0) & multi_hot
+    np.testing.assert_allclose(result["Loss"], loss_and_gradient(scores, target)[0], rtol=1e-5)
+    np.testing.assert_allclose(result["Accuracy"], ((scores > 0) == multi_hot).all(1).mean())
+    np.testing.assert_allclose(result["Precision"], found.sum(1) / np.maximum((scores > 0).sum(1), 1))
+    np.testing.assert_allclose(result["Recall"], found.sum(1) / np.maximum(multi_hot.sum(1), 1))
+
+
+@pytest.mark.parametrize("in_processes", [False, True])
+def test_they_are_map_operations_of_a_dataset(rng, in_processes):
+    multi_hot = (rng.random((24, 6)) < 0.3).astype(np.uint8)
+    lists = [np.flatnonzero(row) for row in multi_hot]
+    features = rng.standard_normal((24, 6)).astype(np.float32)
+
+    def make():
+        yield from zip(features, multi_hot, lists)
+
+    def to_row(classes):
+        return check_target(targets_from_lists(classes, 6), 6)
+
+    data = ds.GeneratorDataset(make, ["features", "multi_hot", "list"], shuffle=False)
+    options = {"num_parallel_workers": 2, "python_multiprocessing": in_processes}
+    data = data.map(targets_from_multi_hot, ["multi_hot"], **options).map(to_row, ["list"], **options).batch(8)
+    seen = 0
+    for x, from_multi_hot, from_list in data.create_tuple_iterator():
+        rows = slice(seen, seen + 8)
+        np.testing.assert_array_equal(from_multi_hot.asnumpy(), from_list.asnumpy())
+        expected = loss_and_gradient(features[rows], targets_from_multi_hot(multi_hot[rows]))[0]
+        np.testing.assert_allclose(multilabel_margin_loss(x, from_list).asnumpy(), expected, rtol=1e-6)
+        seen += 8
+    assert seen == 24
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the conversions do not take
+
+
 @pytest.mark.parametrize("bad", [2, -1, 0.5, np.nan])
 def test_a_value_that_is_neither_0_nor_1_is_named(bad):
     multi_hot = np.zeros((2, 3), np.float32)
@@ -213,29 +297,34 @@ def test_a_single_list_becomes_a_single_row():
     assert targets_from_lists([], 2).shape == (0, 2)
 
 
-@pytest.mark.parametrize("in_processes", [False, True])
-def test_they_are_map_operations_of_a_dataset(rng, in_processes):
-    multi_hot = (rng.random((24, 6)) < 0.3).astype(np.uint8)
-    lists = [np.flatnonzero(row) for row in multi_hot]
-    features = rng.standard_normal((24, 6)).astype(np.float32)
+def test_ones_must_fit_the_row():
+    multi_hot = np.array([[0, 1, 1], [1, 1, 1]])
+    for form in (multi_hot, scipy.sparse.lil_matrix(multi_hot)):
+        with pytest.raises(ValueError, match=r"multi_hot\[1\] must not have more classes than 2, but got 3 classes"):
+            targets_from_multi_hot(form, num_labels=2)
+    with pytest.raises(ValueError, match="multi_hot must not have more classes than 1, but got 2 classes"):
+        targets_from_multi_hot(multi_hot[0], num_labels=1)
 
-    def make():
-        yield from zip(features, multi_hot, lists)
 
-    def to_row(classes):
-        return check_target(targets_from_lists(classes, 6), 6)
+SIZED = {
+    ("targets_from_lists", "num_classes"): lambda size: targets_from_lists([[0]], size),
+    ("targets_from_lists", "num_labels"): lambda size: targets_from_lists([[0]], 4, size),
+    ("targets_from_multi_hot", "num_labels"): lambda size: targets_from_multi_hot([0, 1], size),
+    ("multi_hot_from_targets", "num_classes"): lambda size: multi_hot_from_targets([0], size),
+    ("check_target", "num_classes"): lambda size: check_target(np.zeros(1, np.int32), size),
+}
 
-    data = ds.GeneratorDataset(make, ["features", "multi_hot", "list"], shuffle=False)
-    options = {"num_parallel_workers": 2, "python_multiprocessing": in_processes}
-    data = data.map(targets_from_multi_hot, ["multi_hot"], **options).map(to_row, ["list"], **options).batch(8)
-    seen = 0
-    for x, from_multi_hot, from_list in data.create_tuple_iterator():
-        rows = slice(seen, seen + 8)
-        np.testing.assert_array_equal(from_multi_hot.asnumpy(), from_list.asnumpy())
-        expected = loss_and_gradient(features[rows], targets_from_multi_hot(multi_hot[rows]))[0]
-        np.testing.assert_allclose(multilabel_margin_loss(x, from_list).asnumpy(), expected, rtol=1e-6)
-        seen += 8
-    assert seen == 24
+
+@pytest.mark.parametrize(("function", "name"), SIZED)
+def test_sizes_are_positive_integers(function, name):
+    for size in (True, np.True_, 4.0, np.float32(4), "4", [4], Tensor(True), np.array([4, 4])):
+        with pytest.raises(TypeError, match=f"'{function}', the '{name}' must be a positive integer, but got "):
+            SIZED[function, name](size)
+    for size in (0, -3, np.int64(-1), 2**31 + 1, 2**70, 10**5000):
+        with pytest.raises(ValueError, match=f"'{function}', the '{name}' must be from 1 to 2147483648, but got "):
+            SIZED[function, name](size)
+    for size in (4, np.int64(4), np.uint8(4), np.array(4), Tensor(4)):
+        np.testing.assert_array_equal(SIZED[function, name](size), SIZED[function, name](4))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -267,3 +356,107 @@ def test_check_target_wants_int32_of_one_or_two_dimensions():
         check_target(np.zeros((2, 2), np.int64), 4)
     with pytest.raises(ValueError, match="rank of 'target' must be 1 or 2, but got shape"):
         check_target(np.zeros((), np.int32), 4)
+
+
+def test_check_target_names_the_first_bad_rows_and_how_many_there_are():
+    target = np.full((20_000, 3), -1, np.int32)
+    target[100:, 1:] = 8
+    target[100:, 0] = np.arange(19_900) % 7
+    with pytest.raises(ValueError, match="classes, 8, but got 19900 bad rows: ") as error:
+        check_target(target, 8)
+    assert str(error.value).endswith(": target[100][1] = 8, target[101][1] = 8, target[102][1] = 8 and 19897 more.")
+
+
+def first_wrong(target, is_wrong):
+    """Row, position and value of the first value of each row for which ``is_wrong(the ones before it, itself)``."""
+    for row, values in enumerate(target):
+        listed = list(itertools.takewhile(lambda value: value >= 0, values.tolist()))
+        for position, value in enumerate(listed):
+            if is_wrong(listed[:position], value):
+                yield f"target[{row}][{position}] = {value}"
+                break
+
+
+@given(hnp.arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 40)), elements=st.integers(-1, 30)))
+def test_check_target_finds_what_a_loop_finds(target):
+    too_large = list(first_wrong(target, lambda before, value: value >= 25))
+    repeated = list(first_wrong(target, lambda before, value: value in before))
+    bad = too_large or [f"{text} again" for text in repeated]
+    for array in (target, Tensor(target), np.asfortranarray(target), np.repeat(target, 2, axis=1)[:, ::2]):
+        if not bad:
+            assert check_target(array, 25) is array
+            continue
+        with pytest.raises(ValueError, match=f"but got {len(bad)} bad row") as error:
+            check_target(array, 25)
+        more = f" and {len(bad) - 3} more." if len(bad) > 3 else "."
+        assert f": {', '.join(bad[:3])}{more}" in str(error.value)
+    if not too_large:
+        assert check_target(target, 25, allow_repeats=True) is target
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.uint8, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 3), (5, 12), (9,)])
+def test_check_target_recognises_multi_hot(rng, dtype, shape):
+    multi_hot = (rng.random(shape) < 0.3).astype(dtype)
+    for target in (multi_hot, Tensor(multi_hot)):
+        with pytest.raises(ValueError if dtype == np.int32 else TypeError) as error:
+            check_target(target, shape[-1])
+        assert "looks like multi-hot: targets_from_multi_hot" in str(error.value)
+        assert dtype == np.int32 or "class indices, not multi-hot" in str(error.value)
+    with pytest.raises(TypeError, match=r"not multi-hot, but got .*targets_from_multi_hot"):
+        check_target(scipy.sparse.csr_matrix(np.atleast_2d(multi_hot.astype(float))), shape[-1])
+
+
+def test_check_target_does_not_take_indices_for_multi_hot():
+    for row in (
+        [0, 1, -1, 0, 0],
+        [1, 0, -1, 1, 1],
+        [1, -1, 1, 1, 1],
+        [0, -1, 0, 0, 0],
+        [-1, 0, 0, 0, 0],
+        [4, 3, 2, 1, 0],
+    ):
+        check_target(np.array([row], np.int32), 5)
+    check_target(np.array([[0, 1], [1, 0], [1, -1], [0, -1], [-1, 0]], np.int32), 2)
+    check_target(np.array([[0], [1], [1]], np.int32), 2)
+    with pytest.raises(ValueError, match=r"1 bad row: target\[1\]\[2\] = 5 again\. .*'allow_repeats'") as error:
+        check_target(np.array([[0, 1, 2, -1], [5, 1, 5, -1]], np.int32), 6)
+    assert "multi-hot" not in str(error.value)
+    for target in (np.array([[1, 2]]), np.array([[1.0, -1.0]]), np.array([["1"]]), np.array([[None]])):
+        with pytest.raises(TypeError, match="not multi-hot") as error:
+            check_target(target, 5)
+        assert "looks like" not in str(error.value)
+        assert "class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot" in str(error.value)
+
+
+def test_check_target_looks_at_every_one_of_many_targets(rng):
+    target = np.tile(np.arange(200, dtype=np.int32), (3000, 1))
+    assert check_target(target, 200) is target
+    for row, position in ((0, 199), (1310, 3), (1311, 0), (2999, 199)):
+        wrong = target.copy()
+        wrong[row, position] = 200
+        with pytest.raises(ValueError, match=rf"1 bad row: target\[{row}\]\[{position}\] = 200\."):
+            check_target(wrong, 200)
+        wrong[row, position] = 77
+        with pytest.raises(ValueError, match=rf"1 bad row: target\[{row}\]\[{max(position, 77)}\] = 77 again"):
+            check_target(wrong, 200)
+
+
+def test_check_target_reads_no_more_than_what_is_listed():
+    rows, classes = 64, 1_000_000
+    target = np.full((rows, classes), -1, np.int32)
+    target[:, :5] = np.arange(5)
+    check_target(target, classes)
+    assert extra_memory(lambda: check_target(target, classes)) < rows * classes / 10
+
+
+def test_check_target_does_not_drop_a_mask():
+    target = np.ma.array([[1, 2, -1]], mask=[[0, 1, 0]], dtype=np.int32)
+    with pytest.raises(ValueError, match=r"masked values, but got masked target\[0\]\[1\]"):
+        check_target(target, 4)
+    assert check_target(np.ma.array(target.data), 4).tolist() == [[1, 2, -1]]
+    for masked in (target, [target[0]]):
+        with pytest.raises(ValueError, match=r"masked values, but got masked target\[0\]\[1\]"):
+            multi_hot_from_targets(masked, 4)
+    with pytest.raises(ValueError, match="rows of 'target' must be equally long, but got"):
+        check_target([[1], [2, 3]], 4)

@@ -14,136 +14,25 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.train import amp
 
 import mindspore_mlml
-from helpers import FORMS, REDUCTIONS, GradientNet, random_batch
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
+from helpers import FORMS, batch_of, close
+from mindspore_mlml import (
+    MultilabelMarginLoss,
+    MultilabelMarginLossFromLabels,
+    _primitive,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+)
 from reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-UNKNOWN = {2: [None, None], 1: [None]}
 
 
 @pytest.fixture(params=FORMS)
 def form(request):
     return request.param
-
-
-def batch_of(rng, shape, most=5):
-    """A random batch of shape (N, C), or a row of shape (C,)."""
-    input, target = random_batch(rng, shape[0] if len(shape) == 2 else 1, shape[-1], most)
-    return input.reshape(shape), target.reshape(shape)
-
-
-def close(actual, expected):
-    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=2e-6, atol=1e-7)
-    assert actual.shape == np.shape(expected)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Dynamic shapes
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(
-    ("unknown", "shapes"),
-    [
-        ([None, None], [(2, 4), (7, 33), (1, 1), (3, 5000), (2, 4)]),
-        ([None, 33], [(2, 33), (5, 33)]),
-        ([3, None], [(3, 4), (3, 900)]),
-        ([None], [(4,), (700,)]),
-    ],
-)
-def test_dynamic_shapes(mode, rng, form, reduction, unknown, shapes):
-    net = FORMS[form](reduction)
-    net.set_inputs(Tensor(shape=unknown, dtype=ms.float32), Tensor(shape=unknown, dtype=ms.int32))
-    for shape in shapes:
-        input, target = batch_of(rng, shape)
-        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_gradient_with_dynamic_shapes(mode, rng, form, reduction):
-    net = GradientNet(FORMS[form](reduction))
-    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
-    net.set_inputs(*unknown, Tensor(shape=[], dtype=ms.float32))
-    for shape in ((2, 4), (7, 33), (3, 5000)):
-        input, target = batch_of(rng, shape)
-        gradient = net(Tensor(input), Tensor(target), Tensor(2.0, ms.float32))
-        close(gradient, loss_and_gradient(input, target, reduction, 2)[1])
-
-
-def test_gradient_of_row_losses_with_dynamic_shapes(mode, rng, form):
-    """A dout of dynamic shape is MindSpore's limit (see below), so the row losses are weighted within the network."""
-
-    class Weighted(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.loss = FORMS[form]("none")
-
-        def construct(self, input, target, weight):
-            return (self.loss(input, target) * weight).sum()
-
-    class Gradient(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.net = Weighted()
-            self.grad = ops.GradOperation()
-
-        def construct(self, input, target, weight):
-            return self.grad(self.net)(input, target, weight)
-
-    net = Gradient()
-    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
-    net.set_inputs(*unknown, Tensor(shape=[None], dtype=ms.float32))
-    for shape in ((2, 4), (7, 33)):
-        input, target = batch_of(rng, shape)
-        weight = rng.standard_normal(shape[0]).astype(np.float32)
-        gradient = net(Tensor(input), Tensor(target), Tensor(weight))
-        close(gradient, loss_and_gradient(input, target, "none", weight)[1])
-
-
-def test_mindspore_refuses_an_output_gradient_of_dynamic_shape_in_graph_mode():
-    net = GradientNet(FORMS["function"]("none"))
-    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
-    net.set_inputs(*unknown, Tensor(shape=[None], dtype=ms.float32))
-    ms.set_context(mode=ms.GRAPH_MODE)
-    try:
-        with pytest.raises(ValueError, match="shape of sense must not be dynamic shape"):
-            net(
-                Tensor(np.zeros((2, 4), np.float32)), Tensor(np.zeros((2, 4), np.int32)), Tensor(np.ones(2, np.float32))
-            )
-    finally:
-        ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def test_jit_with_dynamic_shapes(rng, form):
-    net = FORMS[form]("mean")
-
-    @ms.jit(dynamic=1)
-    def run(input, target):
-        return net(input, target)
-
-    for shape in ((2, 4), (7, 33), (3, 50), (4, 44)):
-        input, target = batch_of(rng, shape)
-        close(run(Tensor(input), Tensor(target)), loss_and_gradient(input, target)[0])
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_dynamic_rank(mode, rng, form, reduction):
-    net = FORMS[form](reduction)
-    net.set_inputs(Tensor(shape=None, dtype=ms.float32), Tensor(shape=None, dtype=ms.int32))
-    for shape in ((3, 6), (6,)):
-        input, target = batch_of(rng, shape)
-        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
-
-
-@pytest.mark.parametrize("shapes", [((2, 4), (2, 5)), ((2, 4), (3, 4))])
-def test_shapes_that_differ_are_an_error_with_dynamic_shapes_too(mode, form, shapes):
-    net = FORMS[form]("mean")
-    net.set_inputs(Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32))
-    with pytest.raises(ValueError, match="'target' must be the same as that of 'input'"):
-        net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -270,10 +159,10 @@ def test_inputs_that_are_parameters(mode, rng, form):
 class Network(nn.Cell):
     """A layer and the loss of its output."""
 
-    def __init__(self):
+    def __init__(self, classes=8, loss=None, has_bias=True):
         super().__init__()
-        self.dense = nn.Dense(5, 8)
-        self.loss = MultilabelMarginLoss()
+        self.dense = nn.Dense(5, classes, has_bias=has_bias)
+        self.loss = loss or MultilabelMarginLoss()
 
     def construct(self, features, target):
         return self.loss(self.dense(features), target)
@@ -310,6 +199,64 @@ def test_auto_mixed_precision(mode, rng, level):
     mixed = ms.amp.auto_mixed_precision(network, level)
     loss = mixed(Tensor(features), Tensor(target))
     np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-2)
+
+
+def of_primitive(scores, target):
+    loss, _ = _primitive.MultilabelMarginLoss()(scores, target)
+    return loss
+
+
+def mindspores_own(scores, target):
+    return ops.multi_margin_loss(scores, target[:, 0].astype(ms.int64))
+
+
+LOSSES = {
+    "Cell": MultilabelMarginLoss(),
+    "function": multilabel_margin_loss,
+    "Cell of labels": MultilabelMarginLossFromLabels(),
+    "function of labels": multilabel_margin_loss_from_labels,
+    "primitive": of_primitive,
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_auto_keeps_the_loss_in_full_precision_as_mindspores_own(mode, rng, loss, jit):
+    features, target, _ = training_data(rng)
+    target[:, 0] = np.maximum(target[:, 0], 0)
+    results = []
+    for function in (LOSSES[loss], mindspores_own):
+        network = Network(loss=function, has_bias=False)
+        if jit:
+            network.construct = ms.jit(network.construct)
+        expected = loss_and_gradient(features @ network.dense.weight.asnumpy().T, target)[0]
+        mixed = ms.amp.auto_mixed_precision(network, "auto")
+        results.append((mixed(Tensor(features), Tensor(target)), expected))
+        (gradient,) = ms.grad(mixed, None, network.trainable_params())(Tensor(features), Tensor(target))
+        assert gradient.dtype == ms.float32
+    (ours, expected), (theirs, _) = results
+    assert ours.dtype == theirs.dtype == ms.float32
+    np.testing.assert_allclose(ours.asnumpy(), expected, rtol=1e-2)
+
+
+def test_auto_does_not_overflow(mode, rng):
+    features = 3 * rng.standard_normal((128, 5)).astype(np.float32)
+    _, target = batch_of(rng, (128, 4000), most=900)
+    network = Network(4000, MultilabelMarginLoss("sum"), has_bias=False)
+    network.dense.weight.set_data(Tensor(rng.standard_normal((4000, 5)).astype(np.float32)))
+    expected = network(Tensor(features), Tensor(target)).asnumpy()
+    assert expected > 70000  # more than float16 holds
+    loss = ms.amp.auto_mixed_precision(network, "auto")(Tensor(features), Tensor(target))
+    np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-2)
+
+
+def test_auto_leaves_other_custom_operators_and_other_levels_alone(mode):
+    """The lists that MindSpore has are not changed, and float16 stays float16 where nobody asked for more."""
+    assert ops.Custom not in amp.AMP_AUTO_BLACK_LIST
+    x, y = Tensor(np.zeros((2, 4), np.float16)), Tensor(np.zeros((2, 4), np.int32))
+    assert FORMS["function"]("mean")(x, y).dtype == ms.float16
+    assert ms.amp.auto_mixed_precision(FORMS["function"]("mean"), "auto")(x, y).dtype == ms.float32
+    assert FORMS["function"]("mean")(x, y).dtype == ms.float16
 
 
 def test_dynamic_loss_scaling(rng):

@@ -98,10 +98,18 @@ SPOILED = {
 }
 
 
+# What each function's symbols begin with, and the names in their errors.
+FUNCTIONS = {
+    "MultilabelMarginLoss": ("multilabel_margin_loss", "target"),
+    "MultilabelMarginLossFromLabels": ("multilabel_margin_loss_from_labels", "labels"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_malformed_call_is_an_error(catcher, gradient, spoiled):
-    kernel = Kernel(LIBRARY, "MultilabelMarginLossGradMean" if gradient else "MultilabelMarginLossMean", catcher)
+def test_a_malformed_call_is_an_error_of_the_function_that_was_called(catcher, function, gradient, spoiled):
+    kernel = Kernel(LIBRARY, f"{function}{'Grad' if gradient else ''}Mean", catcher)
     call = Call(gradient)
     call.run(kernel)
     place, value, message = SPOILED[spoiled]
@@ -110,8 +118,26 @@ def test_a_malformed_call_is_an_error(catcher, gradient, spoiled):
         getattr(call, name)[int(index)] = value
     else:
         setattr(call, name, value[: len(call.arrays)] if name == "shapes" else value)
-    with pytest.raises(RuntimeError, match=message):
+    name, target = FUNCTIONS[function]
+    with pytest.raises(RuntimeError, match=f"^For '{name}', .*{message.replace('target', target)}") as error:
         call.run(kernel)
+    assert target == "target" or "target" not in str(error.value)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("reduction", ["None", "Mean", "Sum"])
+def test_a_target_out_of_range_is_an_error_of_the_function_that_was_called(catcher, function, reduction):
+    name, target = FUNCTIONS[function]
+    arrays = [np.zeros((2, 4), np.float32), np.array([[1, -1, 9], [0, 2, 4]], np.int32)]
+    loss = np.zeros(2 if reduction == "None" else (), np.float32)
+    message = (
+        f"For '{name}', a value of '{target}' must be less than the number of classes, 4, but got {target}[1][2] = 4."
+    )
+    for symbol, others in (("", [loss]), ("Grad", [loss, np.zeros((2, 4), np.float32)])):
+        kernel = Kernel(LIBRARY, f"{function}{symbol}{reduction}", catcher)
+        with pytest.raises(RuntimeError) as error:
+            kernel.prepare(*arrays, *others)()
+        assert str(error.value) == message
 
 
 def test_an_output_of_another_size_is_an_error(catcher):
@@ -211,12 +237,21 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     assert "BIND_NOW" in readelf("-d")
     symbols = [line.split() for line in readelf("--dyn-syms").splitlines()]
     defined = {row[7] for row in symbols if len(row) > 7 and row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
-    kernels = {f"MultilabelMarginLoss{grad}{r}" for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
+    kernels = {f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
     kernels |= {kernel + end for kernel in kernels for end in ("InferShape", "InferType")}
     assert defined == kernels | {"MultilabelMarginLoss" + end for end in ("SetThreads", "Threads", "Isa", "Isas")}
     imported = {row[7].split("@")[0] for row in symbols if len(row) > 7 and row[6] == "UND"}
     assert "__stack_chk_fail" in imported
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
+
+
+def test_it_has_no_debug_information_unless_the_compiler_flags_ask_for_it(thread_sanitized):
+    def sections(library):
+        return subprocess.run(["readelf", "-WS", library], capture_output=True, text=True, check=True).stdout
+
+    assert ".debug_info" not in sections(LIBRARY)
+    assert LIBRARY.stat().st_size < 2**20
+    assert ".debug_info" in sections(thread_sanitized)  # built with CXXFLAGS=-g1
 
 
 RELOAD = """

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "custom_ops" / "hybrid" / "multilabel_margin_loss.py"
+SOURCE = Path(__file__).resolve().parent.parent / "mindspore_mlml" / "_hybrid_kernels.py"
 
 # What mindspore_mlml/_hybrid.py gives each kernel: the dtypes of its inputs, None for the dtype of the scores.
 KERNELS = {

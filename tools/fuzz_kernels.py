@@ -35,6 +35,11 @@ from gpu_check import expectation  # noqa: E402
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 REDUCTIONS = ("none", "mean", "sum")
+# What each function's symbols begin with, and how its errors begin and name its second argument.
+FUNCTIONS = {
+    "MultilabelMarginLoss": ("For 'multilabel_margin_loss', ", "target"),
+    "MultilabelMarginLossFromLabels": ("For 'multilabel_margin_loss_from_labels', ", "labels"),
+}
 GUARD, POISON = 64, 0x5A
 
 SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80)
@@ -79,6 +84,7 @@ def make_case(seed, index):
         "threads": int(rng.integers(1, 9)),
         "offset": int(rng.integers(0, 4)),  # of the buffers, in elements: any alignment that the dtype has
         "surplus": int(rng.integers(100) == 0),  # of the output, in elements: an error
+        "function": tuple(FUNCTIONS)[rng.integers(2)],
     }
 
 
@@ -124,7 +130,8 @@ def expected_error(case, targets_are_checked=True):
                 break
             if label >= classes:
                 name = f"[{row}]" if case["input"].ndim == 2 else ""
-                return f"number of classes, {classes}, but got target{name}[{position}] = {label}."
+                target = FUNCTIONS[case["function"]][1]
+                return f"number of classes, {classes}, but got {target}{name}[{position}] = {label}."
     return None
 
 
@@ -152,7 +159,8 @@ class Runner:
 
     def __init__(self, library, catcher):
         self.kernels = {
-            grad + reduction: Kernel(library, f"MultilabelMarginLoss{grad}{reduction.capitalize()}", catcher)
+            function + grad + reduction: Kernel(library, f"{function}{grad}{reduction.capitalize()}", catcher)
+            for function in FUNCTIONS
             for grad in ("", "Grad")
             for reduction in REDUCTIONS
         }
@@ -185,12 +193,15 @@ class Runner:
             shape = (int(np.prod(regular)) + 1,) if case["surplus"] else regular
             buffers = [Buffer(array, case["offset"]) for array in (*inputs, np.full(shape, 7, input.dtype))]
             try:
-                self.kernels[grad + case["reduction"]].prepare(*[buffer.array for buffer in buffers])()
+                self.kernels[case["function"] + grad + case["reduction"]].prepare(
+                    *[buffer.array for buffer in buffers]
+                )()
                 said = None
             except RuntimeError as exception:
                 said = str(exception)
             name = "backward" if grad else "forward"
-            if (said is None) != (error is None) or (error is not None and error not in said):
+            begin = FUNCTIONS[case["function"]][0]
+            if (said is None) != (error is None) or (error and not (said.startswith(begin) and error in said)):
                 return f"{name}: the error is {said!r}, not {error!r}"
             if not all(buffer.is_intact() for buffer in buffers):
                 return f"{name}: something was written beside a buffer"

@@ -57,7 +57,7 @@ constexpr Isa kIsas[] = {
 };
 
 // The names of those that the processor has.
-std::string Names(const char *between) {
+std::string NamesOfSupported(const char *between) {
   std::string names;
   for (const Isa &isa : kIsas) {
     if (isa.supported()) names += (names.empty() ? "" : between) + std::string(isa.name);
@@ -70,8 +70,8 @@ const Isa &SelectIsa() {
   for (const Isa &isa : kIsas) {
     if (isa.supported() && (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, isa.name) == 0)) return isa;
   }
-  Fail("the environment variable MLML_SIMD must be one of " + Names(", ") + " on this processor, but got '" + wanted +
-       "'.");
+  throw std::invalid_argument("The environment variable MLML_SIMD must be one of " + NamesOfSupported(", ") +
+                              " on this processor, but got '" + wanted + "'.");
 }
 
 // Read once: Python may change the environment while a kernel runs in another thread.
@@ -99,6 +99,6 @@ MLML_EXPORT const char *MultilabelMarginLossIsa() {
 
 // The names of all that this processor has, the best first, with spaces between them.
 MLML_EXPORT const char *MultilabelMarginLossIsas() {
-  static const std::string names = mlml::Names(" ");
+  static const std::string names = mlml::NamesOfSupported(" ");
   return names.c_str();
 }

@@ -133,10 +133,21 @@ Pool &GetPool() {
 
 namespace {
 
-int DefaultThreads() {
+constexpr int kMostThreads = 1024;
+
+// The first number of OMP_NUM_THREADS, which may be a list; 0 if it is not one.
+long WantedThreads() {
   const char *wanted = std::getenv("OMP_NUM_THREADS");
-  const long number = wanted == nullptr ? 0 : std::strtol(wanted, nullptr, 10);
-  if (number > 0) return static_cast<int>(std::min(number, 1L << 16));
+  if (wanted == nullptr) return 0;
+  char *end;
+  const long number = std::strtol(wanted, &end, 10);
+  while (*end == ' ' || *end == '\t') ++end;
+  return *end == '\0' || *end == ',' ? number : 0;
+}
+
+int DefaultThreads() {
+  const long wanted = WantedThreads();
+  if (wanted > 0) return static_cast<int>(std::min<long>(wanted, kMostThreads));
   cpu_set_t allowed;
   return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
 }
@@ -150,7 +161,7 @@ int MaxThreads() {
   return max_threads;
 }
 
-void SetMaxThreads(int threads) { max_threads = std::max(threads, 0); }
+void SetMaxThreads(int threads) { max_threads = std::clamp(threads, 0, kMostThreads); }
 
 void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
   GetPool().Run(static_cast<int>(std::min<int64_t>(threads, count)), count, body);

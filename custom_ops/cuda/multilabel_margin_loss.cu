@@ -50,7 +50,7 @@ constexpr size_t kGradientWorkspace = kMaxSharedRows * kCounters * sizeof(uint32
 void Check(cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that nobody else is told of it too
-  throw std::runtime_error(std::string("For 'multilabel_margin_loss', CUDA says: ") + cudaGetErrorString(error) + ".");
+  throw std::runtime_error(std::string("CUDA says of a kernel of mindspore_mlml: ") + cudaGetErrorString(error) + ".");
 }
 
 // The arguments are converted to the kernel's parameters, whose types are not deduced from them.
@@ -176,9 +176,13 @@ MLML_EXPORT int64_t MultilabelMarginLossGradWorkspace() { return mlml::kGradient
     return 0;                                                                     \
   }
 
-MLML_INIT(MultilabelMarginLossNone, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossMean, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossSum, mlml::kLossWorkspace)
-MLML_INIT(MultilabelMarginLossGradNone, mlml::kGradientWorkspace)
-MLML_INIT(MultilabelMarginLossGradMean, mlml::kGradientWorkspace)
-MLML_INIT(MultilabelMarginLossGradSum, mlml::kGradientWorkspace)
+#define MLML_INITS(NAME)                              \
+  MLML_INIT(NAME##None, mlml::kLossWorkspace)         \
+  MLML_INIT(NAME##Mean, mlml::kLossWorkspace)         \
+  MLML_INIT(NAME##Sum, mlml::kLossWorkspace)          \
+  MLML_INIT(NAME##GradNone, mlml::kGradientWorkspace) \
+  MLML_INIT(NAME##GradMean, mlml::kGradientWorkspace) \
+  MLML_INIT(NAME##GradSum, mlml::kGradientWorkspace)
+
+MLML_INITS(MultilabelMarginLoss)
+MLML_INITS(MultilabelMarginLossFromLabels)

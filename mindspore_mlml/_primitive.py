@@ -1,0 +1,28 @@
+"""The loss in the form of MindSpore's primitive, for :class:`mindspore_mlml.patch`."""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindspore_mlml._checks import check_reduction
+from mindspore_mlml.functional import multilabel_margin_loss
+
+
+class MultilabelMarginLoss(nn.Cell):
+    """Does what ``ops.MultilabelMarginLoss(reduction)`` does: (x, target) -> (loss, is_target), of which is_target is
+    int32, has the shape of target, and is 1 at the classes that are targets."""
+
+    def __init__(self, reduction="mean"):
+        check_reduction("MultilabelMarginLoss", reduction)
+        super().__init__()
+        self.reduction = reduction
+        self.cumulative_sum = ops.CumSum()
+
+    def construct(self, x, target):
+        loss = multilabel_margin_loss(x, target, self.reduction)
+        is_listed = self.cumulative_sum(ops.cast(target < 0, ms.float32), -1) == 0
+        is_target = ops.logical_and(is_listed, target < target.shape[-1])
+        index = ops.select(is_target, target, ops.zeros_like(target))
+        times = ops.tensor_scatter_elements(
+            ops.zeros_like(target), index, ops.cast(is_target, ms.int32), x.ndim - 1, "add"
+        )
+        return loss, ops.cast(times > 0, ms.int32)

@@ -1,0 +1,122 @@
+"""What surrounds the package: a checkout that was not built, folders with odd names, environment variables."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mindspore_mlml._backends import PACKAGE
+
+CALLS = """
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss, targets_from_lists
+input, target = Tensor(np.zeros((1, 4), np.float32)), Tensor(targets_from_lists([[0]], 4))
+loss = multilabel_margin_loss
+for call in (loss, MultilabelMarginLoss(), ms.grad(loss), ms.jit(loss)):
+    try:
+        print(call(input, target))
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+"""
+
+
+def copy_of_package(folder, ignore=None):
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignore)
+    return folder
+
+
+def run_in(folder, env, *command):
+    """Runs Python with the package that is in the folder."""
+    return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def not_built(tmp_path):
+    return copy_of_package(tmp_path / "checkout", shutil.ignore_patterns("*.so"))
+
+
+@pytest.fixture
+def with_colon(tmp_path):
+    return copy_of_package(tmp_path / "a:b")
+
+
+NOT_BUILT = "are not built, there is no {}: run `pip install .` in the checkout, or `pip install -e .`"
+WITH_COLON = "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {}"
+
+
+@pytest.mark.parametrize(("place", "message"), [("not_built", NOT_BUILT), ("with_colon", WITH_COLON)])
+def test_where_the_kernels_cannot_be_used_the_rest_can_and_a_call_says_what_to_do(
+    place, message, request, clean_environment
+):
+    folder = request.getfixturevalue(place)
+    result = run_in(folder, clean_environment, "-c", CALLS)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4, result.stderr
+    assert all(message.format(folder / "mindspore_mlml" / "_cpu.so") in line for line in lines)
+
+
+@pytest.mark.parametrize(("place", "message"), [("not_built", NOT_BUILT), ("with_colon", WITH_COLON)])
+def test_where_the_kernels_cannot_be_used_the_smoke_test_says_what_to_do(place, message, request, clean_environment):
+    folder = request.getfixturevalue(place)
+    result = run_in(folder, clean_environment, "-m", "mindspore_mlml")
+    assert result.returncode == 1
+    assert result.stderr == ""
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("None is in use here. ")
+    assert message.format(folder / "mindspore_mlml" / "_cpu.so") in last
+
+
+def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environment):
+    result = run_in(copy_of_package(tmp_path / "with a space"), clean_environment, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["0.75", "0.75", "[[-0.75", "0.75"], (
+        result.stderr
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The white list, as README and SECURITY.md describe it
+
+
+@pytest.mark.parametrize("white_list", [PACKAGE, f"{PACKAGE}/", PACKAGE.parent])
+def test_a_white_list_with_the_package_in_it_lets_it_work(white_list, tmp_path, clean_environment):
+    result = run_in(tmp_path, {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": str(white_list)}, "-c", CALLS)
+    assert result.stdout.split()[:2] == ["0.75", "0.75"], result.stderr
+
+
+@pytest.mark.parametrize("white_list", ["/usr", f"{PACKAGE}:/usr", ""])
+def test_any_other_white_list_stops_the_import_with_both_paths(white_list, tmp_path, clean_environment):
+    result = run_in(tmp_path, {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": white_list}, "-c", CALLS)
+    shown = white_list or tmp_path  # an empty one is the working directory
+    message = f"the legal path for the file is {shown}, but the file is {PACKAGE / '_cpu.so'}"
+    assert result.stderr.splitlines()[-1].startswith("TypeError: ")
+    assert message in result.stderr
+
+
+EXPORT = """
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from mindspore_mlml import MultilabelMarginLoss
+input, target = Tensor(np.zeros((1, 4), np.float32)), Tensor(np.array([[0, -1, -1, -1]], np.int32))
+ms.export(MultilabelMarginLoss(), input, target, file_name="net", file_format="MINDIR")
+"""
+LOAD = """
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+input, target = Tensor(np.zeros((1, 4), np.float32)), Tensor(np.array([[0, -1, -1, -1]], np.int32))
+print(nn.GraphCell(ms.load("net.mindir"))(input, target))
+"""
+
+
+def test_the_white_list_holds_for_a_mindir_that_is_loaded_without_the_package(tmp_path, clean_environment):
+    assert run_in(tmp_path, clean_environment, "-c", EXPORT).returncode == 0
+    environment = {**clean_environment, "MS_CUSTOM_AOT_WHITE_LIST": str(PACKAGE)}
+    assert run_in(tmp_path, environment, "-c", LOAD).stdout == "0.75\n"
+    result = run_in(tmp_path, {**environment, "MS_CUSTOM_AOT_WHITE_LIST": "/usr"}, "-c", LOAD)
+    assert result.returncode != 0
+    assert "the file is not place in the legal path file defined by MS_CUSTOM_AOT_WHITE_LIST: /usr" in result.stderr
