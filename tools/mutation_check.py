@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations  # noqa: E402
 
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-AOT, DEFINITION = "aot.h", "definition.h"
+AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
@@ -201,10 +201,10 @@ MUTANTS = [
     ("the sign of float16 is lost in vectors", GENERIC, " | (bits & 0x8000) << 16", ""),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
     ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
-    ("no label is let through", AOT, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
+    ("no label is let through", OPERATOR, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
     (
         "no class is let through",
-        AOT,
+        OPERATOR,
         "if (batch.rows < 0 || batch.classes <= 0) {",
         "if (batch.rows < 0 || batch.classes < 0) {",
     ),

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../entry_points.h"
+#include "../operator.h"
 #include "float16.h"
 #include "floating_point.h"
 #include "parallel.h"
@@ -120,9 +120,9 @@ void GradientOf(const Batch &batch, Reduction reduction, const T *dout, void *gr
 
 }  // namespace
 
-int Forward(const Arguments &arguments, Reduction reduction, void *) {
+int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *) {
   arguments.Expect(3);
-  const Batch batch = arguments.ReadBatch();
+  const Batch batch = ReadBatch(arguments, names);
   void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
   InStandardFloatingPoint([&] {
     const std::vector<double> losses = RowLosses(batch);
@@ -135,9 +135,9 @@ int Forward(const Arguments &arguments, Reduction reduction, void *) {
   return 0;
 }
 
-int Backward(const Arguments &arguments, Reduction reduction, void *) {
+int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *) {
   arguments.Expect(4);
-  const Batch batch = arguments.ReadBatch();
+  const Batch batch = ReadBatch(arguments, names);
   const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
   void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
   InStandardFloatingPoint([&] {
@@ -151,3 +151,5 @@ int Backward(const Arguments &arguments, Reduction reduction, void *) {
 }
 
 }  // namespace mlml
+
+MLML_OPERATOR

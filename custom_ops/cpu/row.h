@@ -5,8 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../aot.h"
-#include "../definition.h"
+#include "../operator.h"
 
 namespace mlml {
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <type_traits>
 
-#include "../entry_points.h"
+#include "../operator.h"
 
 // In reading order.
 // clang-format off
@@ -140,9 +140,9 @@ void Gradient(const Batch &batch, Reduction reduction, const T *dout, T *gradien
 
 }  // namespace
 
-int Forward(const Arguments &arguments, Reduction reduction, void *stream) {
+int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
   arguments.Expect(4);
-  const Batch batch = arguments.ReadBatch();
+  const Batch batch = ReadBatch(arguments, names);
   void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
   void *workspace = arguments.Workspace(3);
   const auto on = static_cast<cudaStream_t>(stream);
@@ -151,9 +151,9 @@ int Forward(const Arguments &arguments, Reduction reduction, void *stream) {
   return 0;
 }
 
-int Backward(const Arguments &arguments, Reduction reduction, void *stream) {
+int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
   arguments.Expect(5);
-  const Batch batch = arguments.ReadBatch();
+  const Batch batch = ReadBatch(arguments, names);
   const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
   void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
   void *workspace = arguments.Workspace(4);
@@ -165,6 +165,8 @@ int Backward(const Arguments &arguments, Reduction reduction, void *stream) {
 }
 
 }  // namespace mlml
+
+MLML_OPERATOR
 
 // The bytes of the workspace: MindSpore asks for them by way of <Kernel>Init.
 MLML_EXPORT int64_t MultilabelMarginLossWorkspace() { return mlml::kLossWorkspace; }

@@ -1,0 +1,127 @@
+// The operator: its symbols, and how they read their arguments, for every kernel library.
+//
+// Forward: (input, target) -> loss. Backward: (input, target, dout) -> gradient of input. One symbol for each
+// reduction and each function of the package, so that no attribute has to be read; the functions differ in what their
+// errors say. Where the loss is a scalar, its buffer holds one element whether MindSpore calls that shape () or (1,).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "aot.h"
+#include "definition.h"
+
+namespace mlml {
+
+// What the caller calls the function and its second argument.
+struct Names {
+  const char *function;
+  const char *target;
+};
+
+constexpr Names kOfTarget = {"multilabel_margin_loss", "target"};
+constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "labels"};
+
+// The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
+// one row.
+struct Batch {
+  Dtype dtype = Dtype::kFloat32;
+  const void *input = nullptr;
+  const int32_t *target = nullptr;
+  bool is_matrix = false;
+  int64_t rows = 0;
+  int64_t classes = 0;
+  int64_t num_labels = 0;  // of a row
+  Names names = {};
+};
+
+// Parameters 0 and 1 of every kernel.
+inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
+  Batch batch;
+  batch.names = names;
+  const std::string target_name = "'" + std::string(names.target) + "'";
+  batch.dtype = arguments.ReadDtype(0, "input");
+  if (!arguments.HasDtype(1, "int32")) {
+    arguments.Fail("the dtype of " + target_name + " must be int32, but got " + arguments.DtypeName(1) + ".");
+  }
+  if (arguments.Rank(0) != 1 && arguments.Rank(0) != 2) {
+    arguments.Fail("the rank of 'input' must be 1 or 2, but got " + std::to_string(arguments.Rank(0)) + ".");
+  }
+  batch.is_matrix = arguments.Rank(0) == 2;
+  const std::vector<int64_t> input = arguments.Shape(0), target = arguments.Shape(1);
+  if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
+    arguments.Fail(target_name + " must have as many rows as 'input', whose shape is " + arguments.ShapeName(0) +
+                   ", but got shape " + arguments.ShapeName(1) + ".");
+  }
+  batch.rows = batch.is_matrix ? input[0] : 1;
+  batch.classes = input.back();
+  batch.num_labels = target.back();
+  if (batch.rows < 0 || batch.classes <= 0) {
+    arguments.Fail("the number of classes must be positive, but got an 'input' of shape " + arguments.ShapeName(0) +
+                   ".");
+  }
+  int64_t bytes;  // of the largest array
+  if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
+      __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
+    arguments.Fail("'input' or " + target_name + " is too large: shapes " + arguments.ShapeName(0) + " and " +
+                   arguments.ShapeName(1) + ".");
+  }
+  if (batch.num_labels <= 0) {
+    arguments.Fail("a row of " + target_name + " must have at least one label, but got shape " +
+                   arguments.ShapeName(1) + ".");
+  }
+  batch.input = arguments.Pointer(0, batch.rows * batch.classes);
+  batch.target = static_cast<const int32_t *>(arguments.Pointer(1, batch.rows * batch.num_labels));
+  return batch;
+}
+
+// A target that is not a class.
+[[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
+  const std::string target = batch.names.target;
+  Fail(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
+                                 std::to_string(batch.classes) + ", but got " + target +
+                                 (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
+                                 std::to_string(position) + "] = " + std::to_string(value) + ".");
+}
+
+// What each library defines. MindSpore passes the CUDA stream on a GPU, and null on a CPU.
+int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream);
+int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream);
+
+// The shapes of the outputs, for MindSpore's dynamic graphs. There an unknown size is -1, and an unknown rank is the
+// shape (-2,).
+using Shape = std::vector<int64_t>;
+inline Shape OneElement(const int *, int64_t **) { return {1}; }
+inline Shape Rows(const int *ndims, int64_t **shapes) {
+  if (ndims[0] == 2) return {shapes[0][0]};
+  return {shapes[0][0] == -2 ? -1 : 1};
+}
+inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0], shapes[0] + ndims[0]}; }
+
+}  // namespace mlml
+
+#define MLML_ENTRY_POINT(NAME, RUN, REDUCTION, SHAPE, NAMES)                                                       \
+  MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, \
+                       void *) {                                                                                   \
+    const mlml::Arguments arguments((NAMES).function, nparam, params, ndims, shapes, dtypes);                      \
+    return mlml::RUN(arguments, NAMES, mlml::Reduction::REDUCTION, stream);                                        \
+  }                                                                                                                \
+  MLML_EXPORT std::vector<int64_t> NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                    \
+    return mlml::SHAPE(ndims, shapes);                                                                             \
+  }                                                                                                                \
+  MLML_EXPORT TypeId NAME##InferType(std::vector<TypeId> types, AotExtra *) { return types.at(0); }
+
+#define MLML_ENTRY_POINTS(NAME, NAMES)                                  \
+  MLML_ENTRY_POINT(NAME##None, Forward, kNone, Rows, NAMES)             \
+  MLML_ENTRY_POINT(NAME##Mean, Forward, kMean, OneElement, NAMES)       \
+  MLML_ENTRY_POINT(NAME##Sum, Forward, kSum, OneElement, NAMES)         \
+  MLML_ENTRY_POINT(NAME##GradNone, Backward, kNone, SameAsInput, NAMES) \
+  MLML_ENTRY_POINT(NAME##GradMean, Backward, kMean, SameAsInput, NAMES) \
+  MLML_ENTRY_POINT(NAME##GradSum, Backward, kSum, SameAsInput, NAMES)
+
+// All symbols that MindSpore looks up, for the end of a library's main file.
+#define MLML_OPERATOR                                      \
+  MLML_ENTRY_POINTS(MultilabelMarginLoss, mlml::kOfTarget) \
+  MLML_ENTRY_POINTS(MultilabelMarginLossFromLabels, mlml::kOfLabels)
