@@ -16,7 +16,7 @@ from mindspore import Tensor
 from sklearn.datasets import load_svmlight_file
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from measure import extra_memory
+from benchmarks.measure import extra_memory
 from mindspore_mlml import check_target, multi_hot_from_targets, targets_from_lists, targets_from_multi_hot
 
 # ----------------------------------------------------------------------------------------------------------------------

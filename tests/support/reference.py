@@ -2,6 +2,10 @@
 
 import numpy as np
 
+# How far a kernel may be from it, relatively: it rounds once to the output's dtype, and float32 hinges are rounded once
+# more before they are summed.
+TOLERANCE = {np.float16: 2.0**-10, np.float32: 2.0**-22}
+
 
 def row_loss_and_gradient(x, y):
     """Loss (float64) and gradient (float64) of one row of scores ``x`` and labels ``y``."""
