@@ -18,7 +18,7 @@ from tests.support.aot import Kernel
 from tests.support.builds import build_emulated
 from tests.support.host import Host
 from tests.support.processes import run_python
-from tests.support.reference import loss_and_gradient
+from tests.support.reference import expectation
 from tools import fuzz_kernels, gpu_check
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +74,7 @@ def test_the_gpu_check_sees_wrong_results_and_stray_writes(emulated, monkeypatch
     gpu_check.check_against_reference(Careless(), emulated, mismatches, np.random.default_rng(0), [(3, 100, 5)])
     assert mismatches.count == 4
     assert "something was written beside the output" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_check, "loss_and_gradient", lambda *a: [value + 3 for value in loss_and_gradient(*a)])
+    monkeypatch.setattr(gpu_check, "expectation", lambda *a: [value + 3 for value in expectation(*a)])
     gpu_check.check_against_reference(Host(), emulated, mismatches, np.random.default_rng(0), [(3, 100, 5)])
     assert mismatches.count > 4
     assert "MISMATCH MultilabelMarginLossGrad" in capsys.readouterr().out

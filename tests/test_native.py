@@ -12,7 +12,7 @@ from tests.support.aot import Kernel
 from tests.support.builds import NATIVE, build_cpu, compile_program
 from tests.support.cases import random_batch
 from tests.support.processes import run_program, run_python
-from tests.support.reference import loss_and_gradient
+from tests.support.reference import expectation
 from tools import fuzz_kernels
 
 LIBRARY = LIBRARIES["cpu"]
@@ -181,7 +181,7 @@ def test_the_fuzzer_sees_a_wrong_result_and_a_missing_error(catcher, monkeypatch
     runner = fuzz_kernels.Runner(LIBRARY, catcher)
     problems = [runner.problem(fuzz_kernels.make_case(5, index)) for index in range(300)]
     assert problems == [None] * 300
-    monkeypatch.setattr(fuzz_kernels, "loss_and_gradient", lambda *a: [value + 1e6 for value in loss_and_gradient(*a)])
+    monkeypatch.setattr(fuzz_kernels, "expectation", lambda *a: [value + 1e6 for value in expectation(*a)])
     original = fuzz_kernels.expected_error
     monkeypatch.setattr(
         fuzz_kernels, "expected_error", lambda case, *_: "x" if case["threads"] == 1 else original(case)

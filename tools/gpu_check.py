@@ -23,14 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measure import SHAPES, batch
 from tests.support.aot import Kernel
 from tests.support.cases import REDUCTIONS
 from tests.support.guards import GUARD, POISON, put_guards
-from tests.support.reference import TOLERANCE, loss_and_gradient
+from tests.support.reference import TOLERANCE, expectation, loss_and_gradient
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from benchmarks.measure import SHAPES, batch  # noqa: E402
 
 # N·C >= 64 million: here the bandwidth is what counts.
 LARGE_SHAPES = {f"large, T={t}": (320, 205443, t) for t in (1, 8, 64, 500)}
@@ -105,20 +104,6 @@ class Mismatches:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Cases
-
-
-def expectation(input, target, reduction, dout):
-    """The reference, where a row with a target out of range is NaN."""
-    classes = input.shape[-1]
-    listed = np.cumsum(target < 0, axis=-1) == 0
-    bad = (listed & (target >= classes)).any(axis=-1)
-    loss, gradient = loss_and_gradient(input, np.where(bad[..., None], -1, target), reduction, dout)
-    gradient[bad] = np.nan
-    if reduction == "none":
-        loss = np.where(bad, np.nan, loss)
-    elif bad.any():
-        loss = np.float64(np.nan)
-    return loss, gradient
 
 
 def random_targets(rng, rows, classes, labels, targets):
@@ -203,8 +188,8 @@ def check_documented_example(device, library, mismatches):
     input = np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]], np.float32)
     target = np.array([[1, 2, 0, 3], [2, 3, -1, 1]], np.int32)
     loss, _, _ = run_kernel(device, library, "MultilabelMarginLossMean", (input, target), ())
-    print(f"the documented example: {loss}")
-    mismatches.require(f"the documented example is {loss}, not 0.325", str(loss) == "0.325")
+    mismatches.require(f"the documented example is {loss!s}, not 0.325", str(loss) == "0.325")
+    print(f"the documented example: {loss!s}")
 
 
 def check_against_pytorch(gpu, library, mismatches, rng):
@@ -256,6 +241,7 @@ def check_target_errors(library, mismatches):
     """MLML_CHECK_TARGETS=1 raises a C++ exception, which ends Python, with row, position, value and classes."""
     code = f"""
 import torch
+from benchmarks.measure import SHAPES, batch
 from tests.support.aot import Kernel
 input, target = torch.zeros(2, 4, device="cuda"), torch.tensor([[1, 2, 0, 3], [2, 7, -1, 1]], dtype=torch.int32).cuda()
 kernel = Kernel({str(library)!r}, "MultilabelMarginLossMean")

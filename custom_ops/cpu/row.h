@@ -41,8 +41,8 @@ struct SortEntry {
 
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
-// For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than the threshold q = -(1 - p). Of
-// the sorted thresholds, let k be less than a score x: its rank. The class with that score adds to the row's loss
+// Each target has a threshold q (definition.h). Of the sorted thresholds, let k be less than a score x: its rank. The
+// class with that score adds to the row's loss
 //   sum over these k thresholds of x - q = k * (x - base) + rest[k], for a base among them.
 struct Row {
   int64_t index = 0;               // in the batch
@@ -57,8 +57,8 @@ struct Row {
   int levels = 0;                  // of the search tree; 0 if there is none
   int64_t leaf = 1;                // how many thresholds one leaf of the tree has
   std::vector<float> tree;         // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
-  std::vector<float> top;          // its first levels once more, spread out: entry i of level d at d * 2^levels + i
-  std::vector<float> base, rest;   // as above; row.cpp says where a base stands
+  std::vector<float> top;          // its first t levels, spread to 2^t entries each: entry i of level d at d * 2^t + i
+  std::vector<float> base, rest;   // as above; row_loss.h says where a base stands
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
 };
@@ -79,8 +79,9 @@ struct RowKernels {
   // The loss of the row, given the sum of its pieces.
   double (*loss)(const Batch &batch, const Row &row, PartialSum sum);
 
-  // The same for the gradient, whose active pairs weigh `scale`; makes room in `counts`.
+  // The same for the gradient, whose active pairs weigh `scale`.
   void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
+  // Makes room for the row's counts, and sets them to 0.
   void (*start_counts)(const Row &row, Counts *counts);
   // Writes the gradient of one piece's classes, 0 for targets, and counts. Returns whether a score is NaN.
   bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);

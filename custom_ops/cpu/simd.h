@@ -1,8 +1,8 @@
 // The few vector operations that the kernels need, for the instruction set that the including file is compiled for.
 //
 // Floats and Ints hold the same number of lanes, Doubles half as many. Their arithmetic and comparisons are the
-// compiler's own (GCC's vector extensions); what those cannot say well is below, once with intrinsics for each
-// instruction set that has the instruction and once in plain code, which serves every other processor.
+// compiler's own (GCC's vector extensions). What those cannot say well is declared here, and defined for each
+// instruction set in a file of its own: with intrinsics where it has the instruction, otherwise in plain code.
 #pragma once
 
 #include <cstdint>
