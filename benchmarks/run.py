@@ -16,6 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.aot import Kernel
+from tests.support.processes import run_python
+
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))))
 
 import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore sets it
@@ -23,8 +26,7 @@ import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
 
-from aot import Kernel  # noqa: E402
-from measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
+from benchmarks.measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
 from mindspore_mlml import (  # noqa: E402
     _ops,
     multilabel_margin_loss,
@@ -204,10 +206,9 @@ def small_calls():
 def memory_of_kernels():
     """What the kernels allocate, in a process that has its arrays already."""
     code = """
-import sys; sys.path.insert(0, {folder!r})
 import numpy as np
-from aot import Kernel
-from measure import batch, extra_memory
+from tests.support.aot import Kernel
+from benchmarks.measure import batch, extra_memory
 input, target = batch(64, 205443, {targets})
 gradient, loss, one = np.ones_like(input), np.empty((), np.float32), np.ones((), np.float32)
 forward = Kernel({library!r}, "MultilabelMarginLossMean").prepare(input, target, loss)
@@ -216,8 +217,8 @@ print(extra_memory(forward), extra_memory(backward), input.nbytes)
 """
     rows = {}
     for t in (5, 500, 100_000):
-        program = code.format(folder=str(Path(__file__).parent), targets=t, library=str(LIBRARIES["cpu"]))
-        output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        program = code.format(targets=t, library=str(LIBRARIES["cpu"]))
+        output = run_python("-c", program)
         forward, backward, size = map(int, output.split())
         per = max(forward, backward) / THREADS / 205443
         rows[t] = {"forward": forward, "backward": backward, "bytes per thread and class": per, "N*C*4": size}

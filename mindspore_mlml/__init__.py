@@ -1,5 +1,7 @@
 """The multi-label margin loss for MindSpore."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from mindspore_mlml._patch import patch
 from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
 from mindspore_mlml.labels import check_target, multi_hot_from_targets, targets_from_lists, targets_from_multi_hot
@@ -16,3 +18,8 @@ __all__ = [
     "targets_from_lists",
     "targets_from_multi_hot",
 ]
+
+try:
+    __version__ = version("mindspore-mlml")
+except PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "unknown"

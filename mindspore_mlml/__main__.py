@@ -1,11 +1,13 @@
 """Runs the documented example on this machine and says which backends are usable: ``python -m mindspore_mlml``."""
 
+import platform
 import sys
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+import mindspore_mlml
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 from mindspore_mlml._backends import backends, kernel_in_use
 
@@ -41,15 +43,25 @@ def print_backends() -> None:
         print(f"\nNone is in use here. {error}")
 
 
+def print_versions() -> None:
+    """Prints what a bug report needs besides."""
+    print(
+        f"\nmindspore_mlml {mindspore_mlml.__version__}, MindSpore {ms.__version__}, NumPy {np.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    )
+
+
 def main() -> int:
     """Returns the exit code: 1 if a result is not the documented one."""
     try:
         kernel_in_use()
     except (RuntimeError, ValueError):  # print_backends says so
         print_backends()
+        print_versions()
         return 1
     passed = run_example()
     print_backends()
+    print_versions()
     if not passed:
         print(f"\nA result above is not the documented {EXPECTED}.")
     return 0 if passed else 1

@@ -1,5 +1,6 @@
 """Fixtures and helpers that the tests share."""
 
+import ctypes
 import os
 import sys
 
@@ -7,6 +8,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from mindspore_mlml._backends import LIBRARIES
+from tests.support.builds import ISA_FLAGS, build_catcher
 
 # Compiling a graph takes longer than hypothesis expects of an example.
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -40,3 +44,19 @@ def rng():
 def clean_environment():
     """The environment of a subprocess."""
     return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(params=ISA_FLAGS)
+def isa(request):
+    """Each instruction set that this processor has."""
+    names = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossIsas
+    names.restype = ctypes.c_char_p
+    if request.param not in names().decode().split():
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def catcher(tmp_path_factory):
+    """Turns exceptions of kernels into RuntimeErrors: see aot.Kernel."""
+    return build_catcher(tmp_path_factory.mktemp("native"))

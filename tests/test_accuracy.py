@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import accuracy
 from mindspore_mlml._backends import LIBRARIES
+from tools import accuracy
 
 SMALL = [case for case in accuracy.grid() if case[0] * case[1] <= 100_000]
 OURS = accuracy.kernels(LIBRARIES["cpu"])

@@ -3,7 +3,7 @@
 import pytest
 
 from mindspore_mlml._backends import backends, choose
-from test_kernels import run_python
+from tests.support.processes import run_python
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore
 import pytest
 
 import mindspore_mlml
@@ -35,6 +36,10 @@ def test_smoke_test_prints_the_documented_output_and_nothing_else(tmp_path, clea
         ["Ascend", "mindspore"],
     ]
     assert "yes" in lines[6]
+    assert "instruction set" in lines[6]
+    assert lines[-1].startswith(
+        f"mindspore_mlml {mindspore_mlml.__version__}, MindSpore {mindspore.__version__}, NumPy "
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,7 +75,8 @@ def test_digits_example_trains(tmp_path, clean_environment):
     assert (tmp_path / "train_digits.png").stat().st_size > 0
 
 
-def test_the_examples_of_the_readme_run():
-    failures, tests = doctest.testfile(str(EXAMPLES.parent / "README.md"), module_relative=False)
+@pytest.mark.parametrize("file", ["README.md", "docs/labels.md"])
+def test_the_examples_of_the_documentation_run(file):
+    failures, tests = doctest.testfile(str(EXAMPLES.parent / file), module_relative=False)
     assert tests > 0
     assert failures == 0

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import fuzz_kernels
-import gpu_check
-from aot import Kernel
-from builds import build_catcher, build_emulated
 from mindspore_mlml._backends import LIBRARIES
-from reference import loss_and_gradient
-from test_kernels import run_python
+from tests.support.aot import Kernel
+from tests.support.builds import build_emulated
+from tests.support.host import Host
+from tests.support.processes import run_python
+from tests.support.reference import expectation
+from tools import fuzz_kernels, gpu_check
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "custom_ops" / "cuda" / "multilabel_margin_loss.cu"
@@ -33,29 +33,12 @@ def emulated(tmp_path_factory):
     return build_emulated(tmp_path_factory.mktemp("cuda"))
 
 
-class Host:
-    """What gpu_check.Gpu is for a GPU."""
-
-    def get(self, array):
-        return array.copy()
-
-    def guarded(self, array):
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        guard = np.full(gpu_check.GUARD, gpu_check.POISON, np.uint8)
-        buffer = np.concatenate([guard, flat, guard])
-        return buffer[guard.size : guard.size + flat.size].view(array.dtype).reshape(array.shape), buffer
-
-    def stream(self):
-        return None
-
-
 def test_emulated_kernels_equal_the_reference_over_the_grid_of_sizes(emulated):
-    output = run_python(str(Path(__file__).parent / "kernel_grid.py"), str(emulated))
+    output = run_python("-m", "tests.support.kernel_grid", str(emulated))
     assert int(output.split()[0]) > 400
 
 
-def test_emulated_kernels_pass_the_fuzzer(emulated, tmp_path, monkeypatch):
-    catcher = build_catcher(tmp_path)
+def test_emulated_kernels_pass_the_fuzzer(emulated, catcher, monkeypatch):
     for checked in ("0", "1"):
         monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
         runner = fuzz_kernels.Runner(emulated, catcher)
@@ -91,7 +74,7 @@ def test_the_gpu_check_sees_wrong_results_and_stray_writes(emulated, monkeypatch
     gpu_check.check_against_reference(Careless(), emulated, mismatches, np.random.default_rng(0), [(3, 100, 5)])
     assert mismatches.count == 4
     assert "something was written beside the output" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_check, "loss_and_gradient", lambda *a: [value + 3 for value in loss_and_gradient(*a)])
+    monkeypatch.setattr(gpu_check, "expectation", lambda *a: [value + 3 for value in expectation(*a)])
     gpu_check.check_against_reference(Host(), emulated, mismatches, np.random.default_rng(0), [(3, 100, 5)])
     assert mismatches.count > 4
     assert "MISMATCH MultilabelMarginLossGrad" in capsys.readouterr().out
@@ -103,13 +86,13 @@ def test_the_gpu_check_sees_wrong_results_and_stray_writes(emulated, monkeypatch
 def test_check_targets_raises_with_row_position_value_and_number_of_classes(emulated, function, position, value):
     code = f"""
 import numpy as np
-from aot import Kernel
+from tests.support.aot import Kernel
 target = np.full((3, 6), 1, np.int32)
 target[2, {position}] = {value}
 input, loss = np.zeros((3, 4), np.float32), np.zeros((), np.float32)
 Kernel({str(emulated)!r}, {function + "Mean"!r}).prepare(input, target, loss)()
 """
-    environment = {**os.environ, "MLML_CHECK_TARGETS": "1", "PYTHONPATH": str(ROOT / "benchmarks")}
+    environment = {**os.environ, "MLML_CHECK_TARGETS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     name = FUNCTIONS[function]
     assert f"must be less than the number of classes, 4, but got {name}[2][{position}] = {value}." in result.stderr

@@ -9,8 +9,9 @@ import pytest
 from mindspore import Tensor
 
 import mindspore_mlml
-from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, run_loss
 from mindspore_mlml import _patch, functional, labels, losses
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS
+from tests.support.nets import FORMS, run_loss
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from helpers import FORMS, FORMS_FROM_LABELS, REDUCTIONS, GradientNet, batch_of, close, random_batch
-from reference import loss_and_gradient
+from tests.support.cases import REDUCTIONS, batch_of, random_batch
+from tests.support.compare import close
+from tests.support.nets import FORMS, FORMS_FROM_LABELS, GradientNet
+from tests.support.reference import loss_and_gradient
 
 CLASSES = 6
 LABELS = 3

@@ -78,7 +78,7 @@ def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environmen
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The white list, as README and SECURITY.md describe it
+# The white list, as docs/mindspore.md and SECURITY.md describe it
 
 
 @pytest.mark.parametrize("white_list", [PACKAGE, f"{PACKAGE}/", PACKAGE.parent])

@@ -3,28 +3,22 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from helpers import (
-    EXAMPLE_INPUT,
-    EXAMPLE_TARGET,
-    FORMS,
-    FORMS_FROM_LABELS,
-    REDUCTIONS,
-    check_against_reference,
-    run_loss,
-)
 from mindspore_mlml import (
     MultilabelMarginLoss,
     _primitive,
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
 )
+from tests.support.cases import EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS
+from tests.support.compare import check_against_reference
+from tests.support.nets import FORMS, FORMS_FROM_LABELS, run_loss
+from tests.support.processes import ROOT, run_script
 
 INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
 
@@ -176,29 +170,23 @@ def test_a_label_out_of_range_of_a_single_row_is_named_as_the_caller_names_it():
 @pytest.mark.parametrize("form", FORMS_FROM_LABELS)
 @pytest.mark.parametrize("shapes", ["known", "unknown"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(
-    form, shapes, what, tmp_path, clean_environment
-):
+def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(form, shapes, what, tmp_path):
     """In a process of its own: after a kernel has failed, MindSpore may refuse every later graph in the process."""
     script = textwrap.dedent(f"""
         import mindspore as ms, numpy as np
         from mindspore import Tensor
-        from helpers import FORMS_FROM_LABELS
-        from test_errors import UNKNOWN
+        from tests.support.nets import FORMS_FROM_LABELS
         ms.set_context(mode=ms.GRAPH_MODE)
         net = FORMS_FROM_LABELS[{form!r}]("mean")
         if {shapes!r} == "unknown":
-            net.set_inputs(*UNKNOWN)
+            net.set_inputs(*[Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)])
         run = ms.grad(net) if {what!r} == "gradient" else net
         try:
             print(run(Tensor(np.zeros((2, 4), np.float32)), Tensor(np.array([[0, -1], [3, 4]], np.int32))).asnumpy())
         except RuntimeError as error:
             print("caught", error)
     """)
-    environment = {**clean_environment, "PYTHONPATH": str(Path(__file__).parent)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-    )
+    result = run_script(script, tmp_path, PYTHONPATH=str(ROOT))
     assert "caught" in result.stdout, result.stderr
     assert f"{NAMED_LABELS}labels[1][1] = 4." in result.stdout
 

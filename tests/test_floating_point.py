@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import kernel_grid
 from mindspore_mlml._backends import LIBRARIES
-from test_kernels import isa, run_python  # noqa: F401  (a fixture)
-from test_native import NATIVE, compile_program, run_program
+from tests.support import kernel_grid
+from tests.support.builds import NATIVE, compile_program
+from tests.support.processes import run_program, run_python
 
 ROOT = Path(__file__).parent.parent
 MODES = ["flush", "toward zero", "upward", "flush, upward, traps"]
@@ -30,7 +30,7 @@ def program(tmp_path_factory):
 
 @has_modes
 @pytest.mark.parametrize("floating_point_mode", MODES)
-def test_every_mode_gives_the_bits_of_the_default_one_and_is_left_as_it_was(program, isa, floating_point_mode):  # noqa: F811
+def test_every_mode_gives_the_bits_of_the_default_one_and_is_left_as_it_was(program, isa, floating_point_mode):
     result = run_program(program, floating_point_mode, MLML_SIMD=isa)
     assert result.stdout.endswith(" calls, 0 wrong\n"), result.stdout[-2000:] + result.stderr
     assert int(result.stdout.split()[-4]) > 900
@@ -54,7 +54,7 @@ print(np.count_nonzero(gradient.view(np.uint16) & 0x7fff), hashlib.sha256(gradie
 
 
 @has_modes
-def test_float16_gradients_survive_in_a_process_that_flushes_denormals_to_zero(isa, tmp_path):  # noqa: F811
+def test_float16_gradients_survive_in_a_process_that_flushes_denormals_to_zero(isa, tmp_path):
     setter = tmp_path / "set_mode.so"
     subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", setter, NATIVE / "set_mode.cpp"], check=True)
     outputs = {mode: run_python("-c", GRADIENT, mode, str(setter), MLML_SIMD=isa) for mode in ("default", "flush")}

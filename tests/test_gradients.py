@@ -3,11 +3,13 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
-from helpers import EXAMPLE_INPUT, EXAMPLE_TARGET, FORMS, REDUCTIONS, GradientNet, random_batch
-from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
-from reference import loss_and_gradient
+from mindspore_mlml import multilabel_margin_loss
+from tests.support.cases import EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, random_batch
+from tests.support.compare import check_second_derivatives
+from tests.support.nets import FORMS
+from tests.support.reference import loss_and_gradient
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -35,35 +37,11 @@ def test_the_gradient_of_the_labels_is_zero(mode):
     np.testing.assert_array_equal(gradients[1].asnumpy(), np.zeros_like(EXAMPLE_TARGET))
 
 
-class SecondOrder(nn.Cell):
-    """The gradients of <gradient(input, dout), weight> with respect to input and dout."""
-
-    def __init__(self, reduction):
-        super().__init__()
-        self.gradient = GradientNet(MultilabelMarginLoss(reduction))
-        self.grad = ops.GradOperation(get_all=True, sens_param=True)
-
-    def construct(self, input, target, dout, weight):
-        gradients = self.grad(self.gradient)(input, target, dout, weight)
-        return gradients[0], gradients[2]
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("rows", [None, 3])
 def test_second_derivatives(mode, rng, dtype, reduction, rows):
-    """The gradient is piecewise constant in the input and linear in the output's gradient."""
-    input, target = random_batch(rng, 3, 20, 5, dtype)
-    weight = rng.standard_normal(input.shape).astype(dtype)
-    if rows is None:
-        input, target, weight = input[0], target[0], weight[0]
-    dout = np.ones(input.shape[:-1] if reduction == "none" else (), dtype)
-    of_input, of_dout = SecondOrder(reduction)(*map(Tensor, (input, target, dout, weight)))
-    np.testing.assert_array_equal(of_input.asnumpy(), np.zeros_like(input))
-    slope = loss_and_gradient(input, target, reduction, dout)[1]
-    expected = (slope * weight).sum(axis=-1 if reduction == "none" else None)
-    assert of_dout.shape == dout.shape
-    np.testing.assert_allclose(of_dout.asnumpy(), expected, rtol=2e-3 if dtype == np.float16 else 1e-4, atol=2e-3)
+    check_second_derivatives(rng, dtype, reduction, rows)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

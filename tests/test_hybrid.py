@@ -11,21 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-import akg_ptx
-import gpu_check
-import test_gradients
-from helpers import (
-    DTYPES,
-    EXAMPLE_INPUT,
-    EXAMPLE_TARGET,
-    REDUCTIONS,
-    check_against_reference,
-    random_batch,
-    run_loss,
-)
 from mindspore_mlml import _backends, _hybrid_kernels
-from reference import loss_and_gradient
-from test_semantics import ROWS
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
+from tests.support.compare import check_against_reference, check_second_derivatives
+from tests.support.nets import run_loss
+from tests.support.reference import loss_and_gradient
+from tools import akg_ptx, gpu_check
 
 
 @pytest.fixture
@@ -75,8 +66,8 @@ def test_through_akg_they_equal_the_reference(mode, hybrid, rng, dtype, reductio
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_through_akg_each_row_of_the_semantics_table(mode, hybrid, dtype):
-    input = np.array([scores for scores, _ in ROWS.values()], dtype)
-    target = np.array([labels for _, labels in ROWS.values()], np.int32)
+    input = np.array([scores for scores, _ in SEMANTICS.values()], dtype)
+    target = np.array([labels for _, labels in SEMANTICS.values()], np.int32)
     check_against_reference(input, target, "none")
 
 
@@ -97,7 +88,7 @@ def test_through_akg_a_target_out_of_range_makes_its_row_nan(mode, hybrid):
 @pytest.mark.parametrize("mode", ["graph"], indirect=True)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_through_akg_second_derivatives_in_graph_mode(mode, hybrid, rng, reduction):
-    test_gradients.test_second_derivatives(mode, rng, np.float32, reduction, 3)
+    check_second_derivatives(rng, np.float32, reduction, 3)
 
 
 def test_the_gpu_check_expects_what_they_compute_as_numpy_functions(rng):

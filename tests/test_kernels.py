@@ -1,48 +1,24 @@
 """The CPU kernels: every instruction set, any number of threads, large sizes, forks, memory."""
 
-import ctypes
 import os
 import subprocess
-import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aot import Kernel
-from builds import ISA_FLAGS, build_vector_operations
-from helpers import random_batch
-from measure import extra_memory
+from benchmarks.measure import extra_memory
 from mindspore_mlml import _backends, _ops
 from mindspore_mlml._backends import LIBRARIES
-
-TESTS = Path(__file__).parent
-
-
-def run_python(*command, **environment):
-    """Runs Python with the tests' modules in reach, and returns what it printed."""
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "benchmarks")])
-    env = {**os.environ, "PYTHONPATH": paths, **environment}
-    result = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=env, timeout=600, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(params=ISA_FLAGS)
-def isa(request):
-    names = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossIsas
-    names.restype = ctypes.c_char_p
-    if request.param not in names().decode().split():
-        pytest.skip(f"this processor has no {request.param}")
-    return request.param
+from tests.support.aot import Kernel
+from tests.support.builds import build_vector_operations
+from tests.support.cases import random_batch
+from tests.support.processes import run_python
 
 
 def test_every_instruction_set_equals_the_reference_with_the_same_bits_for_any_number_of_threads(isa):
-    outputs = {run_python(str(TESTS / "kernel_grid.py"), MLML_SIMD=isa, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
+    outputs = {run_python("-m", "tests.support.kernel_grid", MLML_SIMD=isa, OMP_NUM_THREADS=n) for n in ("1", "2", "5")}
     assert len(outputs) == 1
     assert int(outputs.pop().split()[0]) > 400
 
@@ -135,8 +111,8 @@ def test_the_import_honours_omp_num_threads(wanted, threads):
 def test_more_threads_than_the_process_gets_do_no_harm():
     code = """
         import numpy as np
-        from test_kernels import kernels
-        from helpers import random_batch
+        from tests.test_kernels import kernels
+        from tests.support.cases import random_batch
         forward, backward, loss, gradient = kernels(*random_batch(np.random.default_rng(0), 400, 4000, 9))
         forward(); backward()
         print(loss, gradient.sum())
@@ -178,7 +154,7 @@ def test_several_threads_may_call_at_once(rng):
 def test_a_forked_child_can_call_after_its_parent():
     code = """
         import os, numpy as np
-        from test_kernels import kernels
+        from tests.test_kernels import kernels
         input = np.random.default_rng(1).standard_normal((8, 50000)).astype(np.float32)
         target = np.full(input.shape, -1, np.int32); target[:, :9] = np.arange(9)
         forward, backward, loss, gradient = kernels(input, target)

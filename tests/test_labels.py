@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mindspore import Tensor, nn
 
-from aot import Kernel
-from helpers import DTYPES, EXAMPLE_INPUT, FORMS, FORMS_FROM_LABELS, REDUCTIONS, GradientNet, random_batch
-from measure import extra_memory
+from benchmarks.measure import extra_memory
 from mindspore_mlml import (
     MultilabelMarginLoss,
     check_target,
@@ -25,7 +23,10 @@ from mindspore_mlml import (
     targets_from_multi_hot,
 )
 from mindspore_mlml._backends import LIBRARIES
-from reference import loss_and_gradient
+from tests.support.aot import Kernel
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, REDUCTIONS, random_batch
+from tests.support.nets import FORMS, FORMS_FROM_LABELS, GradientNet
+from tests.support.reference import loss_and_gradient
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The loss from labels

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import amp
 
 import mindspore_mlml
-from helpers import FORMS, batch_of, close
 from mindspore_mlml import (
     MultilabelMarginLoss,
     MultilabelMarginLossFromLabels,
@@ -25,7 +23,11 @@ from mindspore_mlml import (
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
 )
-from reference import loss_and_gradient
+from tests.support.cases import batch_of
+from tests.support.compare import close
+from tests.support.nets import FORMS
+from tests.support.processes import ROOT, run_script
+from tests.support.reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -280,17 +282,6 @@ def test_dynamic_loss_scaling(rng):
 # Files, threads, processes
 
 
-def run_script(script, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        check=False,
-    )
-
-
 LOAD = """
     import sys
     import mindspore as ms, numpy as np
@@ -311,14 +302,14 @@ def test_mindir_is_loaded_by_a_fresh_process_and_names_a_library_that_has_moved(
     export = """
         import mindspore as ms, numpy as np
         from mindspore import Tensor
-        from test_mindspore import Network
+        from tests.test_mindspore import Network
         data = np.load("data.npz")
         net, arguments = Network(), [Tensor(data["features"]), Tensor(data["target"])]
         ms.set_context(mode=ms.GRAPH_MODE)
         ms.export(net, *arguments, file_name="net", file_format="MINDIR")
         print(repr(float(net(*arguments).asnumpy())))
     """
-    paths = [str(tmp_path / "old"), str(Path(__file__).parent), str(Path(__file__).parent.parent / "benchmarks")]
+    paths = [str(tmp_path / "old"), str(ROOT)]
     exported = run_script(export, tmp_path, PYTHONPATH=os.pathsep.join(paths))
     assert exported.returncode == 0, exported.stderr
     loaded = run_script(LOAD, tmp_path)

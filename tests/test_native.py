@@ -1,41 +1,21 @@
 """The CPU library as others build, load and call it: malformed calls, faults, races, hardening."""
 
 import ctypes
-import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import fuzz_kernels
-from aot import Kernel
-from builds import NATIVE, build_catcher, build_cpu
-from gpu_check import expectation
-from helpers import random_batch
-from measure import memory
+from benchmarks.measure import memory
 from mindspore_mlml._backends import LIBRARIES
-from test_kernels import run_python
+from tests.support.aot import Kernel
+from tests.support.builds import NATIVE, build_cpu, compile_program
+from tests.support.cases import random_batch
+from tests.support.processes import run_program, run_python
+from tests.support.reference import expectation
+from tools import fuzz_kernels
 
 LIBRARY = LIBRARIES["cpu"]
-
-
-def compile_program(source, library, to, *flags):
-    """Compiles a program of tests/native/ against a kernel library."""
-    command = ["g++", "-std=c++17", "-O1", "-g1", "-pthread", *flags, "-o", to, NATIVE / source, library]
-    subprocess.run([*command, f"-Wl,-rpath,{Path(library).parent}", "-ldl"], check=True)
-    return to
-
-
-def run_program(*command, **environment):
-    env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
-
-
-@pytest.fixture(scope="session")
-def catcher(tmp_path_factory):
-    """Turns exceptions of kernels into RuntimeErrors: see aot.Kernel."""
-    return build_catcher(tmp_path_factory.mktemp("native"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -257,7 +237,7 @@ def test_it_has_no_debug_information_unless_the_compiler_flags_ask_for_it(thread
 RELOAD = """
 import _ctypes, os, sys
 import numpy as np
-from aot import Kernel
+from tests.support.aot import Kernel
 rng = np.random.default_rng(0)
 input, target = rng.standard_normal((8, 50000), np.float32), np.full((8, 50000), -1, np.int32)
 target[:, :9] = np.arange(9)
@@ -282,7 +262,7 @@ def test_its_helper_threads_outlive_its_being_closed_and_serve_it_when_it_is_loa
 def test_it_may_be_loaded_twice(tmp_path):
     code = f"""
 import ctypes, shutil, numpy as np
-from aot import Kernel
+from tests.support.aot import Kernel
 shutil.copy({str(LIBRARY)!r}, {str(tmp_path / "copy.so")!r})
 rng = np.random.default_rng(0)
 input, target = rng.standard_normal((8, 50000)).astype(np.float32), rng.integers(0, 50000, (8, 50000)).astype(np.int32)
@@ -328,8 +308,8 @@ SOAK = """
 import sys
 import mindspore as ms
 from mindspore import Tensor
-from helpers import random_batch
-from measure import memory
+from tests.support.cases import random_batch
+from benchmarks.measure import memory
 from mindspore_mlml import multilabel_margin_loss
 import numpy as np
 ms.set_context(mode=getattr(ms, sys.argv[1]))

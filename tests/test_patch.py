@@ -8,9 +8,10 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 import mindspore_mlml
-from helpers import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, batch_of, close
 from mindspore_mlml import _primitive, multilabel_margin_loss
-from reference import loss_and_gradient
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, batch_of
+from tests.support.compare import close
+from tests.support.reference import loss_and_gradient
 
 # As it stands in MindSpore's documentation of mindspore.ops.multilabel_margin_loss.
 DOCUMENTED_EXAMPLE = """\

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers import DTYPES, REDUCTIONS, check_against_reference, run_gradient, run_loss
+from tests.support.cases import DTYPES, REDUCTIONS
+from tests.support.compare import check_against_reference
+from tests.support.nets import run_gradient, run_loss
 
 FINITE = st.floats(-100, 100, width=16)
 ANY = st.floats(width=16) | st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 65504.0, -65504.0, 2.0**-24])

@@ -3,55 +3,15 @@
 import numpy as np
 import pytest
 
-from helpers import (
-    DTYPES,
-    EXAMPLE_INPUT,
-    EXAMPLE_TARGET,
-    FORMS,
-    REDUCTIONS,
-    check_against_reference,
-    random_batch,
-    run_gradient,
-    run_loss,
-)
-
-NAN, INF = np.nan, np.inf
-
-# name: (scores, labels)
-ROWS = {
-    "one target": ([0.5, -1, 2, 0.25], [1, -1, 0, 2]),
-    "no terminator: every label counts": ([0.5, -1, 2, 0.25], [1, 0, 1, 2]),
-    "what stands after the terminator is not looked at": ([0.5, -1, 2, 0.25], [1, -1, 1000, -7]),
-    "any negative value ends the list": ([0.5, -1, 2, 0.25], [1, -5, 2, -1]),
-    "the smallest int32 ends the list": ([0.5, -1, 2, 0.25], [1, -(2**31), 2, -1]),
-    "a repeated class counts once per occurrence": ([0.5, -1, 2, 0.25], [1, 1, 1, -1]),
-    "no target": ([0.5, -1, 2, 0.25], [-1, 0, 1, 2]),
-    "no target, NaN": ([0.5, NAN, 2, 0.25], [-1, 0, 1, 2]),
-    "all classes are targets": ([0.5, -1, 2, 0.25], [3, 2, 1, 0]),
-    "all margins met": ([9, -1, -2, -3], [0, -1, 0, 0]),
-    "ties are inactive": ([2, 1, 1, 1], [0, -1, 0, 0]),
-    "NaN at another class": ([0.5, NAN, 2, 0.25], [0, -1, 0, 0]),
-    "NaN at a target": ([NAN, 0.5, 2, 0.25], [0, -1, 0, 0]),
-    "NaN, all classes are targets": ([NAN, 0.5, 2, 0.25], [0, 1, 2, 3]),
-    "+inf at another class": ([0.5, INF, 2, 0.25], [0, -1, 0, 0]),
-    "-inf at another class": ([0.5, -INF, 2, 0.25], [0, -1, 0, 0]),
-    "+inf at a target": ([INF, 0.5, 2, 0.25], [0, -1, 0, 0]),
-    "-inf at a target": ([-INF, 0.5, 2, 0.25], [0, -1, 0, 0]),
-    "+inf at a target and another class": ([INF, INF, 2, 0.25], [0, -1, 0, 0]),
-    "-inf at a target and another class": ([-INF, -INF, 2, 0.25], [0, -1, 0, 0]),
-    "-inf at a target, +inf at another class": ([-INF, INF, 2, 0.25], [0, -1, 0, 0]),
-    "+inf at a target, -inf at another class": ([INF, -INF, 2, 0.25], [0, -1, 0, 0]),
-    "infinities at targets only": ([INF, -INF, 2, 0.25], [0, 1, 2, 3]),
-    "+inf at one of two targets": ([INF, 1, 2, 0.25], [0, 1, -1, 0]),
-    "-inf at one of two targets, masked classes": ([0.5, -INF, -INF, 0.25], [0, 1, -1, 0]),
-    "masked classes": ([0.5, 1, -INF, -INF], [0, 1, -1, 0]),
-}
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
+from tests.support.compare import check_against_reference
+from tests.support.nets import FORMS, run_gradient, run_loss
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", SEMANTICS)
 def test_each_row_of_the_semantics_table(mode, form, row):
-    scores, labels = (np.array(values) for values in ROWS[row])
+    scores, labels = (np.array(values) for values in SEMANTICS[row])
     for dtype in DTYPES:
         check_against_reference(scores.astype(dtype), labels.astype(np.int32), "mean", form)
 
@@ -59,8 +19,8 @@ def test_each_row_of_the_semantics_table(mode, form, row):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_all_rows_in_one_batch(mode, dtype, reduction):
-    input = np.array([scores for scores, _ in ROWS.values()], dtype)
-    target = np.array([labels for _, labels in ROWS.values()], np.int32)
+    input = np.array([scores for scores, _ in SEMANTICS.values()], dtype)
+    target = np.array([labels for _, labels in SEMANTICS.values()], np.int32)
     check_against_reference(input, target, reduction)
     finite = np.isfinite(input).all(axis=1)
     check_against_reference(input[finite], target[finite], reduction)

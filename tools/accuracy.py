@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the largest error of the CPU kernels, in units in the last place, over a wide grid; beside it PyTorch's.
 
-usage: python tools/accuracy.py [--library FILE] [--quick]
+usage: python -m tools.accuracy [--library FILE] [--quick]
 
 The exact loss of a row is the formula in long double; an exact gradient is a whole number over C: a pair is active,
 in float32, if (1 - p) + x > 0. An error is counted in units in the last place of the exact result in the output's
@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.aot import Kernel
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from aot import Kernel  # noqa: E402
-
 LIBRARY = ROOT / "mindspore_mlml" / "_cpu.so"
 CLASSES = (4, 17, 100, 1000, 10_000, 100_000)
 TARGETS = (1, 2, 5, 9, 32, 76, 255, 256, 500, 5000)

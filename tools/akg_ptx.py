@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles the hybrid kernels for a GPU with the AKG of the installed MindSpore, on a machine without one.
 
-usage: python tools/akg_ptx.py --out DIR --shapes 2x4 64x1000 16x30938
+usage: python -m tools.akg_ptx --out DIR --shapes 2x4 64x1000 16x30938
 
 For each shape N x C of input and target, and for float16 and float32, writes NAME.ptx and NAME.json to DIR: for the
 loss hinge_sums, for its gradient active_weights of the classes and of the targets. NAME.json describes the launch:

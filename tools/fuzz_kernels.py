@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Drives the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer, with adversarial cases.
 
-usage: python tools/fuzz_kernels.py [--cuda] [--seed S] [--cases N]
+usage: python -m tools.fuzz_kernels [--cuda] [--seed S] [--cases N]
 
 Each case calls the forward and the backward kernel of a reduction through the AOT signature, without MindSpore, with
 guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
@@ -26,21 +26,19 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.aot import Kernel
+from tests.support.builds import build_catcher, build_cpu, build_emulated
+from tests.support.cases import REDUCTIONS
+from tests.support.guards import are_intact, inside, put_guards
+from tests.support.reference import expectation
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from aot import Kernel  # noqa: E402
-from builds import build_catcher, build_cpu, build_emulated  # noqa: E402
-from gpu_check import expectation  # noqa: E402
-
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
-REDUCTIONS = ("none", "mean", "sum")
 # What each function's symbols begin with, and how its errors begin and name its second argument.
 FUNCTIONS = {
     "MultilabelMarginLoss": ("For 'multilabel_margin_loss', ", "target"),
     "MultilabelMarginLossFromLabels": ("For 'multilabel_margin_loss_from_labels', ", "labels"),
 }
-GUARD, POISON = 64, 0x5A
 
 SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80)
 MEDIUM = (127, 128, 129, 255, 256, 257, 511, 513, 1023, 1024, 1025, 1500, 2049)
@@ -143,15 +141,12 @@ class Buffer:
     """An array between guard bytes, at any alignment that its dtype has."""
 
     def __init__(self, array, offset):
-        start = GUARD + offset * array.itemsize
-        self.bytes = np.full(array.nbytes + 2 * GUARD + start, POISON, np.uint8)
-        self.array = self.bytes[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        self.array[...] = array
-        self.outside = np.ones(self.bytes.size, bool)
-        self.outside[start : start + array.nbytes] = False
+        self._like, self._offset = array, offset
+        self._buffer = put_guards(array, offset)
+        self.array = inside(self._buffer, array, offset)
 
     def is_intact(self):
-        return bool((self.bytes[self.outside] == POISON).all())
+        return are_intact(self._buffer, self._like, self._offset)
 
 
 class Runner:

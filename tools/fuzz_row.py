@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Searches for a row that the CPU kernels get wrong, guided by the coverage of their code.
 
-usage: python tools/fuzz_row.py [--seconds 60] [--corpus DIR] [--isa avx2]
+usage: python -m tools.fuzz_row [--seconds 60] [--corpus DIR] [--isa avx2]
 
 Builds the kernels and tests/native/fuzz_row.cpp with clang's libFuzzer, AddressSanitizer and
 UndefinedBehaviorSanitizer (Debian: apt-get install clang), and starts from the cases in tests/native/corpus. What it
 finds is kept in DIR, by default a temporary folder; to keep cases for good, merge them:
 
-    python tools/fuzz_row.py --seconds 600 --corpus /tmp/found && python tools/fuzz_row.py --merge /tmp/found
+    python -m tools.fuzz_row --seconds 600 --corpus /tmp/found && python -m tools.fuzz_row --merge /tmp/found
 """
 
 import argparse

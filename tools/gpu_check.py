@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Checks and measures the CUDA kernels on a machine with a GPU, without MindSpore.
 
-usage: python tools/gpu_check.py [--ptx DIR] [--json FILE]
+usage: python -m tools.gpu_check [--ptx DIR] [--json FILE]
 
 Builds the kernels, calls them through the AOT signature, and compares losses and gradients with the reference and with
 PyTorch's CUDA operator: random and edge cases, targets out of range between guard bytes, more than 2^31 scores. With
 --ptx it launches what tools/akg_ptx.py wrote by way of CuPy, and compares that too. Then it measures, against PyTorch's
 operator and against the bandwidth that the GPU shows. Exits non-zero on any mismatch.
 
-Needs NumPy, PyTorch, nvcc, a C++ compiler and setuptools >= 77. `compute-sanitizer python tools/gpu_check.py --quick`
+Needs NumPy, PyTorch, nvcc, a C++ compiler and setuptools >= 77. `compute-sanitizer python -m tools.gpu_check --quick`
 checks every access.
 """
 
@@ -23,17 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measure import SHAPES, batch
+from tests.support.aot import Kernel
+from tests.support.cases import REDUCTIONS
+from tests.support.guards import GUARD, POISON, put_guards
+from tests.support.reference import TOLERANCE, expectation, loss_and_gradient
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-from aot import Kernel  # noqa: E402
-from measure import SHAPES, batch  # noqa: E402
-from reference import loss_and_gradient  # noqa: E402
-
-REDUCTIONS = ("none", "mean", "sum")
-# The greatest relative distance of two neighbours of the dtype; for float32 four times that, for the hinges' rounding.
-TOLERANCE = {"float16": 2.0**-10, "float32": 2.0**-21}
-GUARD, POISON = 4096, 0x5A
 
 # N·C >= 64 million: here the bandwidth is what counts.
 LARGE_SHAPES = {f"large, T={t}": (320, 205443, t) for t in (1, 8, 64, 500)}
@@ -57,10 +53,9 @@ class Gpu:
 
     def guarded(self, array):
         """A copy between guard bytes, and the buffer that has both."""
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        buffer = self.put(np.concatenate([np.full(GUARD, POISON, np.uint8), flat, np.full(GUARD, POISON, np.uint8)]))
+        buffer = self.put(put_guards(array))
         dtype = getattr(self.torch, array.dtype.name)
-        return buffer[GUARD : GUARD + flat.size].view(dtype).reshape(array.shape), buffer
+        return buffer[GUARD : GUARD + array.nbytes].view(dtype).reshape(array.shape), buffer
 
     def stream(self):
         return self.torch.cuda.current_stream().cuda_stream
@@ -109,20 +104,6 @@ class Mismatches:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Cases
-
-
-def expectation(input, target, reduction, dout):
-    """The reference, where a row with a target out of range is NaN."""
-    classes = input.shape[-1]
-    listed = np.cumsum(target < 0, axis=-1) == 0
-    bad = (listed & (target >= classes)).any(axis=-1)
-    loss, gradient = loss_and_gradient(input, np.where(bad[..., None], -1, target), reduction, dout)
-    gradient[bad] = np.nan
-    if reduction == "none":
-        loss = np.where(bad, np.nan, loss)
-    elif bad.any():
-        loss = np.float64(np.nan)
-    return loss, gradient
 
 
 def random_targets(rng, rows, classes, labels, targets):
@@ -197,7 +178,7 @@ def check_against_reference(device, library, mismatches, rng, sizes=None):
         ):
             full_name = f"{symbol}{reduction.capitalize()}, {name}"
             actual, intact, same = run_kernel(device, library, symbol + reduction.capitalize(), inputs, result.shape)
-            mismatches.check(full_name, actual, result, 2 * TOLERANCE[input.dtype.name])
+            mismatches.check(full_name, actual, result, 2 * TOLERANCE[input.dtype.type])
             mismatches.require(f"{full_name}: something was written beside the output", intact)
             mismatches.require(f"{full_name}: a second run gave other bits", same)
 
@@ -259,16 +240,15 @@ def check_more_than_2_to_the_31_scores(gpu, library, mismatches):
 def check_target_errors(library, mismatches):
     """MLML_CHECK_TARGETS=1 raises a C++ exception, which ends Python, with row, position, value and classes."""
     code = f"""
-import sys
-sys.path[:0] = {sys.path[:2]!r}
-import numpy as np, torch
-from aot import Kernel
+import torch
+from benchmarks.measure import SHAPES, batch
+from tests.support.aot import Kernel
 input, target = torch.zeros(2, 4, device="cuda"), torch.tensor([[1, 2, 0, 3], [2, 7, -1, 1]], dtype=torch.int32).cuda()
 kernel = Kernel({str(library)!r}, "MultilabelMarginLossMean")
 workspace = torch.empty(kernel.workspace(), dtype=torch.uint8, device="cuda")
 kernel.prepare(input, target, torch.empty((), device="cuda"), workspace=workspace)()
 """
-    environment = {**os.environ, "MLML_CHECK_TARGETS": "1"}
+    environment = {**os.environ, "MLML_CHECK_TARGETS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     wanted = "must be less than the number of classes, 4, but got target[1][1] = 7."
     mismatches.require(f"MLML_CHECK_TARGETS=1 said {result.stderr!r}", wanted in result.stderr)

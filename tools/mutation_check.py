@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Breaks the kernels in small ways, one at a time, and shows that the tests notice each.
 
-usage: python tools/mutation_check.py [--only PATTERN]
+usage: python -m tools.mutation_check [--only PATTERN]
 
 A mutant is a copy of custom_ops/ with one piece of text replaced. It is built without optimization to speak of and must
 fail what the tests run. For the CPU kernels, built for one instruction set, that is the cases of fuzz_kernels.py, the
-promises of accuracy.py, or the grid of sizes of tests/kernel_grid.py, whose bits must not depend on the number of
-threads either. For the CUDA kernels, emulated, it is the cases and the grid, for the vector operations their unit test.
+promises of accuracy.py, or the grid of sizes of tests/support/kernel_grid.py, whose bits must not depend on the number
+of threads either. For the CUDA kernels, emulated, it is the cases and the grid; for the vector operations their unit
+test.
 Mutants that compute the same are not listed. Exits non-zero if a mutant survives.
 """
 
@@ -20,11 +21,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.support.builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations  # noqa: E402
-
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
@@ -41,8 +40,8 @@ CASES, CUDA_CASES = 4000, 600
 MANY_VECTORS = """
 import sys
 import numpy as np
-from gpu_check import Mismatches, check_against_reference
-from test_cuda import Host
+from tools.gpu_check import Mismatches, check_against_reference
+from tests.support.host import Host
 mismatches = Mismatches()
 check_against_reference(Host(), sys.argv[1], mismatches, np.random.default_rng(0), [(513, 4500, 5)])
 sys.exit(mismatches.count)
@@ -412,8 +411,7 @@ def link(objects, library):
 
 def first_failure(commands):
     """The name of the first of the commands that fails, or None; and what the others printed."""
-    paths = [str(ROOT / folder) for folder in ("tests", "benchmarks", "tools")]
-    environment = {**os.environ, "MLML_SIMD": "baseline", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "MLML_SIMD": "baseline", "PYTHONPATH": str(ROOT)}
     outputs = []
     for name, command, extra in commands:
         try:
@@ -435,12 +433,12 @@ def first_failure(commands):
 
 def cpu_failure(library, catcher):
     """What the CPU library fails, or None."""
-    fuzz = [ROOT / "tools" / "fuzz_kernels.py", "--library", library, "--catcher", catcher, "--seed", "1"]
-    grid = [ROOT / "tests" / "kernel_grid.py", library]
+    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--catcher", catcher, "--seed", "1"]
+    grid = ["-m", "tests.support.kernel_grid", library]
     name, outputs = first_failure(
         [
             ("cases of the fuzzer", [*fuzz, "--cases", CASES], {}),
-            ("measure of accuracy", [ROOT / "tools" / "accuracy.py", "--library", library, "--quick"], {}),
+            ("measure of accuracy", ["-m", "tools.accuracy", "--library", library, "--quick"], {}),
             ("grid of sizes", grid, {"OMP_NUM_THREADS": "1"}),
             ("grid of sizes, 3 threads", grid, {"OMP_NUM_THREADS": "3"}),
         ]
@@ -450,8 +448,8 @@ def cpu_failure(library, catcher):
 
 def cuda_failure(library, catcher):
     """What the emulated CUDA library fails, or None."""
-    fuzz = [ROOT / "tools" / "fuzz_kernels.py", "--library", library, "--catcher", catcher, "--seed", "1"]
-    grid = [ROOT / "tests" / "kernel_grid.py", library]
+    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--catcher", catcher, "--seed", "1"]
+    grid = ["-m", "tests.support.kernel_grid", library]
     name, outputs = first_failure(
         [
             ("cases of the fuzzer, targets checked", [*fuzz, "--cases", CUDA_CASES], {"MLML_CHECK_TARGETS": "1"}),

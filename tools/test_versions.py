@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the tests on every supported pair of Python and MindSpore whose Python is installed on this machine.
 
-usage: python tools/test_versions.py [--python 3.9] [--mindspore 2.7.0] [--list] [arguments of pytest]
+usage: python -m tools.test_versions [--python 3.9] [--mindspore 2.7.0] [--list] [arguments of pytest]
 
 Each pair gets a virtual environment of its own. Prints a line for each pair, and exits non-zero if the tests of one
 fail or none was run.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 KERNELS = ROOT / "custom_ops"
 NATIVE = ROOT / "tests" / "native"
 ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
@@ -45,3 +45,10 @@ def build_vector_operations(folder, isa, kernels=KERNELS):
     command = ["g++", "-std=c++17", "-O2", "-Wno-uninitialized", f"-DMLML_ISA={isa}", *ISA_FLAGS[isa], f"-I{kernels}"]
     subprocess.run([*command, "-o", program, NATIVE / "vector_operations.cpp"], check=True)
     return program
+
+
+def compile_program(source, library, to, *flags):
+    """Compiles a program of tests/native/ against a kernel library."""
+    command = ["g++", "-std=c++17", "-O1", "-g1", "-pthread", *flags, "-o", to, NATIVE / source, library]
+    subprocess.run([*command, f"-Wl,-rpath,{Path(library).parent}", "-ldl"], check=True)
+    return to

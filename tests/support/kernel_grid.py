@@ -1,6 +1,6 @@
 """Compares kernels with the reference through the AOT signature, over a grid of sizes.
 
-usage: python kernel_grid.py [LIBRARY]
+usage: python -m tests.support.kernel_grid [LIBRARY]
 
 The sizes stand around every vector width and every place where the kernels change their method. Prints a digest of all
 results, for comparing runs with other numbers of threads bit by bit. MLML_SIMD and OMP_NUM_THREADS choose what the CPU
@@ -12,32 +12,25 @@ import sys
 
 import numpy as np
 
-from aot import Kernel
-from helpers import DTYPES, REDUCTIONS, TOLERANCE
 from mindspore_mlml._backends import LIBRARIES
-from reference import loss_and_gradient
+from tests.support.aot import Kernel
+from tests.support.cases import DTYPES, REDUCTIONS
+from tests.support.guards import are_intact, inside, put_guards
+from tests.support.reference import TOLERANCE, loss_and_gradient
 
 CLASSES = (1, 3, 4, 5, 15, 16, 17, 63, 64, 65, 257, 1023, 1024, 1025, 2113, 33000)
 TARGETS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 31, 32, 63, 64, 95, 97, 127, 128, 255, 256, 300, 511, 513, 1030, 4100)
-GUARD = 64
-POISON = 0x5A
-
-
-def guarded(shape, dtype):
-    """An uninitialised array with guard bytes on both sides, and the buffer that has both."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    buffer = np.full(size + 2 * GUARD, POISON, np.uint8)
-    return buffer[GUARD : GUARD + size].view(dtype).reshape(shape), buffer
 
 
 def run(kernel, *inputs, shape):
     """Runs the kernel; checks that it changed nothing but its output."""
     copies = [array.copy() for array in inputs]
-    output, buffer = guarded(shape, inputs[0].dtype)
+    like = np.full(shape, 7, inputs[0].dtype)
+    buffer = put_guards(like)
+    output = inside(buffer, like)
     kernel.prepare(*inputs, output)()
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(inputs, copies)), "an input was changed"
-    guards = np.concatenate([buffer[:GUARD], buffer[-GUARD:]])
-    assert (guards == POISON).all(), "something was written beside the output"
+    assert are_intact(buffer, like), "something was written beside the output"
     return output
 
 

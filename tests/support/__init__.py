@@ -1,0 +1,1 @@
+"""What several tests, tools and benchmarks need."""
