@@ -380,6 +380,7 @@ def test_a_spawned_process_may_call_after_its_parent(rng):
         assert pool.apply_async(loss_in_child, (arrays,)).get(timeout=120) == here
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(tmp_path):
     example = str(EXAMPLES / "data_parallel.py")
     port = str(20000 + os.getpid() % 20000)
