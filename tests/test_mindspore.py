@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ from mindspore_mlml import (
 from tests.support.cases import batch_of
 from tests.support.compare import close
 from tests.support.nets import FORMS
-from tests.support.processes import ROOT, run_script
+from tests.support.processes import ROOT, run_program, run_script
 from tests.support.reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -387,7 +386,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path):
     launch = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--join=True"]
     launch += [f"--master_port={port}", "--log_dir=log", example, "--save", "two.npz"]
     for command in ([sys.executable, example, "--save", "one.npz"], launch):
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # msrun calls "python"
+        result = run_program(*command, cwd=tmp_path, PATH=path)
         assert result.returncode == 0, result.stdout + result.stderr
     assert "process 1 of 2, epoch 5" in result.stdout
     one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
