@@ -1,7 +1,7 @@
 """Measures the loss, against PyTorch and against the machine, and draws what it finds.
 
     pip install '.[benchmark]' torch==2.13.0
-    python benchmarks/run.py --output benchmarks/results
+    python -m benchmarks.run --output benchmarks/results
 
 Prints tables, writes results.json and three plots. Every ratio compares medians of one run, taken in turn, with the
 same number of threads. Without PyTorch its columns stay empty.
@@ -181,7 +181,7 @@ def small_calls():
     """The cost of a call, next to a bare operator and to a built-in one."""
     input, target = batch(8, 10, 3)
     x, y = Tensor(input), Tensor(target)
-    bare = _ops.loss["cpu"]["multilabel_margin_loss"]["mean"]
+    bare = _ops.losses["cpu"]["multilabel_margin_loss"]["mean"]
 
     def call_bare(x, y):
         return bare(x, y)

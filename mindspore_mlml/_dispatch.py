@@ -12,18 +12,19 @@ from mindspore_mlml._backends import kernel_in_use
 from mindspore_mlml._precision import wants_float32
 
 
-def loss(names, input, labels, reduction):
-    """The loss by the kernel in use; its gradient by that of the operators in it."""
+def loss(call, input, labels, reduction):
+    """The loss by the kernel in use; its gradient by that of the operators in it. ``call`` as in _checks."""
+    function, _, _ = call
     if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
         input = ops.cast(input, ms.float32)
-    _checks.check_types(names, (input.dtype, labels.dtype), reduction)
-    _checks.check_shapes(names, input.shape, labels.shape)
+    _checks.check_types(call, (input.dtype, labels.dtype), reduction)
+    _checks.check_shapes(call, input.shape, labels.shape)
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
-        output = _ops.dynamic_loss[kernel][names[0]][reduction](input, labels)
+        output = _ops.dynamic_losses[kernel][function][reduction](input, labels)
         return output.reshape(input.shape[:-1] if reduction == "none" else ())
-    return _ops.loss[kernel][names[0]][reduction](input, labels)
+    return _ops.losses[kernel][function][reduction](input, labels)

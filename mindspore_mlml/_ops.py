@@ -100,7 +100,7 @@ def _custom(kernel, symbol, inputs, out_shape, bprop):
     )
 
 
-def _gradient(kernel, function, reduction, is_dynamic):
+def _make_gradient(kernel, function, reduction, is_dynamic):
     """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def bprop(input, target, dout, output, doutput):
@@ -115,9 +115,9 @@ def _gradient(kernel, function, reduction, is_dynamic):
     return operator
 
 
-def _loss(kernel, function, reduction, is_dynamic):
+def _make_loss(kernel, function, reduction, is_dynamic):
     """The operator (input, target) -> loss."""
-    gradient = _gradient(kernel, function, reduction, is_dynamic)
+    gradient = _make_gradient(kernel, function, reduction, is_dynamic)
 
     def bprop(input, target, output, doutput):
         return gradient(input, target, doutput), _no_gradient(target)
@@ -134,7 +134,7 @@ def _no_gradient(target):
     return None
 
 
-def _losses(is_dynamic):
+def _make_losses(is_dynamic):
     """The operators by kernel, function and reduction. On Ascend, where MindSpore's own runs, "aot" means something
     else."""
     built = [kernel for kernel in LIBRARIES if problem_of(kernel) is None]
@@ -142,12 +142,13 @@ def _losses(is_dynamic):
         built = []
     return {
         kernel: {
-            function: {reduction: _loss(kernel, function, reduction, is_dynamic) for reduction in REDUCTIONS}
+            function: {reduction: _make_loss(kernel, function, reduction, is_dynamic) for reduction in REDUCTIONS}
             for function in SYMBOLS
         }
         for kernel in built
     }
 
 
-loss = _losses(is_dynamic=False)
-dynamic_loss = _losses(is_dynamic=True)
+# For known shapes, and for those that are known when the graph runs.
+losses = _make_losses(is_dynamic=False)
+dynamic_losses = _make_losses(is_dynamic=True)

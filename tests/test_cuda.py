@@ -33,11 +33,13 @@ def emulated(tmp_path_factory):
     return build_emulated(tmp_path_factory.mktemp("cuda"))
 
 
+@pytest.mark.slow
 def test_emulated_kernels_equal_the_reference_over_the_grid_of_sizes(emulated):
     output = run_python("-m", "tests.support.kernel_grid", str(emulated))
     assert int(output.split()[0]) > 400
 
 
+@pytest.mark.slow
 def test_emulated_kernels_pass_the_fuzzer(emulated, catcher, monkeypatch):
     for checked in ("0", "1"):
         monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
@@ -56,6 +58,7 @@ SIZES = [(3, c, t) for c in (1, 31, 128, 129, 2049, 5001) for t in (0, 1, 33, 12
 SIZES += [(1, 40000, 7), (513, 300, 5), (513, 4500, 5), (4100, 10, 3), (40, 5000, 20)]
 
 
+@pytest.mark.slow
 def test_emulated_kernels_pass_the_gpu_check(emulated, rng):
     mismatches = gpu_check.Mismatches()
     gpu_check.check_against_reference(Host(), emulated, mismatches, rng, SIZES)
@@ -132,6 +135,7 @@ def test_the_package_has_the_cuda_library_and_it_exports_nothing_else():
 
 @nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.slow
 def test_ptxas_assembles_the_cuda_kernels_without_leaving_the_resources_of_a_multiprocessor(architecture, tmp_path):
     command = ["nvcc", "-std=c++17", "-O3", f"-arch={architecture}", "-cubin", "-Xptxas=-v"]
     result = subprocess.run(

@@ -188,7 +188,9 @@ def tensor_of_shape(shape, dtype):
 
 @pytest.mark.parametrize("inside", [True, False], ids=["gradient inside the graph", "gradient outside"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("forms", [FORMS, FORMS_FROM_LABELS], ids=["target", "labels"])
+@pytest.mark.parametrize(
+    "forms", [FORMS, pytest.param(FORMS_FROM_LABELS, marks=pytest.mark.slow)], ids=["target", "labels"]
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_value_and_gradient_with_unknown_shapes(mode, rng, way, forms, reduction, inside):
     columns = CLASSES if forms is FORMS else LABELS

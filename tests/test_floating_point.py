@@ -89,6 +89,7 @@ def aarch64(tmp_path_factory):
 
 
 @emulated
+@pytest.mark.slow
 def test_on_aarch64_every_mode_gives_the_bits_of_the_default_one_and_is_left_as_it_was(aarch64):
     command = aarch64("floating_point.cpp")
     for mode in MODES:
@@ -119,6 +120,7 @@ class RemoteKernel:
 
 
 @emulated
+@pytest.mark.slow
 def test_on_aarch64_the_kernels_equal_the_reference_where_denormals_are_flushed_to_zero(aarch64, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     command = [*aarch64("serve.cpp"), "flush"]

@@ -114,6 +114,7 @@ def launches(tmp_path_factory):
 
 
 @nvcc
+@pytest.mark.slow
 def test_akg_compiles_them_for_a_gpu_with_a_grid_that_grows(launches):
     folder, expected = launches
     names = [kernel["name"] for kernel in expected]
@@ -129,6 +130,7 @@ def test_akg_compiles_them_for_a_gpu_with_a_grid_that_grows(launches):
 
 @nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.slow
 def test_ptxas_assembles_them(launches, architecture, tmp_path):
     for path in launches[0].glob("*.ptx"):
         subprocess.run(["ptxas", f"-arch={architecture}", "-o", tmp_path / "kernel.cubin", path], check=True)

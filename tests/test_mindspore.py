@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ from mindspore_mlml import (
 from tests.support.cases import batch_of
 from tests.support.compare import close
 from tests.support.nets import FORMS
-from tests.support.processes import ROOT, run_script
+from tests.support.processes import ROOT, run_program, run_script
 from tests.support.reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -380,13 +379,15 @@ def test_a_spawned_process_may_call_after_its_parent(rng):
         assert pool.apply_async(loss_in_child, (arrays,)).get(timeout=120) == here
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(tmp_path):
     example = str(EXAMPLES / "data_parallel.py")
     port = str(20000 + os.getpid() % 20000)
     launch = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--join=True"]
     launch += [f"--master_port={port}", "--log_dir=log", example, "--save", "two.npz"]
     for command in ([sys.executable, example, "--save", "one.npz"], launch):
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # msrun calls "python"
+        result = run_program(*command, cwd=tmp_path, PATH=path)
         assert result.returncode == 0, result.stdout + result.stderr
     assert "process 1 of 2, epoch 5" in result.stdout
     one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))

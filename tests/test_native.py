@@ -132,6 +132,7 @@ def test_an_output_of_another_size_is_an_error(catcher):
 # Faults and races
 
 
+@pytest.mark.slow
 def test_failing_allocations_and_threads_surface_as_errors_or_not_at_all(tmp_path):
     result = run_program(compile_program("faults.cpp", LIBRARY, tmp_path / "faults"))
     assert result.returncode == 0, result.stdout + result.stderr
@@ -143,6 +144,7 @@ def thread_sanitized(tmp_path_factory):
     return build_cpu(tmp_path_factory.mktemp("tsan"), "-O1 -g1 -fsanitize=thread")
 
 
+@pytest.mark.slow
 def test_thread_sanitizer_finds_no_race_but_a_planted_one(thread_sanitized, tmp_path):
     flags = ["-fsanitize=thread"]
     clean = run_program(compile_program("races.cpp", thread_sanitized, tmp_path / "races", *flags))
@@ -193,6 +195,7 @@ def test_the_fuzzer_sees_a_wrong_result_and_a_missing_error(catcher, monkeypatch
 
 
 @pytest.mark.skipif(run_program("which", "valgrind").returncode != 0, reason="valgrind is not installed")
+@pytest.mark.slow
 def test_valgrind_finds_nothing(tmp_path):
     program = compile_program("races.cpp", LIBRARY, tmp_path / "races")
     # Debian's valgrind knows no AVX-512.
@@ -225,6 +228,7 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
 
 
+@pytest.mark.slow
 def test_it_has_no_debug_information_unless_the_compiler_flags_ask_for_it(thread_sanitized):
     def sections(library):
         return subprocess.run(["readelf", "-WS", library], capture_output=True, text=True, check=True).stdout
