@@ -326,8 +326,9 @@ def environment_of(variant):
 
 def run_worker(variant, *options):
     """Runs this program as a worker; returns its exit status and its output."""
-    command = [sys.executable, __file__, *map(str, options)]
-    result = subprocess.run(command, env=environment_of(variant), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.fuzz_kernels", *map(str, options)]
+    environment = environment_of(variant)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 

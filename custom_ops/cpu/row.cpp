@@ -1,12 +1,11 @@
-// The loss and the gradient of one row, in parts. Compiled once for each instruction set, into the namespace
-// MLML_ISA.
+// The loss and the gradient of one row, in parts. Compiled once for each instruction set, into a namespace of its name.
 #include "row.h"
 
 // In reading order.
 // clang-format off
 #include "row_targets.h"   // the targets and their thresholds
 #include "row_tree.h"      // the thresholds, sorted
-#include "row_tile.h"     // the scores, a tile of classes at a time
+#include "row_tile.h"      // the scores, a tile of classes at a time
 #include "row_search.h"    // the rank of each score among the thresholds
 #include "row_loss.h"      // the sum of the hinges
 #include "row_gradient.h"  // the numbers of active pairs

@@ -21,6 +21,7 @@ constexpr int kResidentThreads = 1024;
 // Classes whose membership in the targets is known at a time.
 constexpr int kTile = 32768;
 
+// A batch, and how its rows are divided.
 template <class T>
 struct Problem {
   const T *input;
