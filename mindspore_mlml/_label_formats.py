@@ -196,11 +196,9 @@ def read_class_lists(op, name, class_lists):
     """The lists, and an array of all their classes, which are integers, in or out of range."""
     listing = _listing(op, name, class_lists)
     classes = _numbers(listing)
-    if classes.dtype.kind == "f":
-        classes = classes.astype(np.float64)
-        wrong = np.flatnonzero(classes != np.floor(classes))
-        if len(wrong):
-            _raise_not_integers(op, listing, wrong)
+    wrong = np.flatnonzero(classes != np.floor(classes)) if classes.dtype.kind == "f" else ()
+    if len(wrong):
+        _raise_not_integers(op, listing, wrong)
     return listing, classes
 
 

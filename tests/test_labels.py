@@ -285,6 +285,11 @@ def test_a_list_that_is_wrong_is_named(lists, message):
         targets_from_lists(lists, 4)
 
 
+def test_repeats_of_other_classes_do_not_look_like_multi_hot():
+    with pytest.raises(ValueError, match=r"= 1 again\.$"):
+        targets_from_lists([[0], [1, 2, 1]], 4)
+
+
 def test_a_list_must_fit_the_row():
     with pytest.raises(ValueError, match=r"class_lists\[1\] must not be longer than 2, but got 3 classes"):
         targets_from_lists([[0], [1, 2, 3]], 4, num_labels=2)
@@ -420,6 +425,12 @@ def test_check_target_does_not_take_indices_for_multi_hot():
         check_target(np.array([row], np.int32), 5)
     check_target(np.array([[0, 1], [1, 0], [1, -1], [0, -1], [-1, 0]], np.int32), 2)
     check_target(np.array([[0], [1], [1]], np.int32), 2)
+    many = np.tile(np.array([0, 1] * 100, np.int32), (3000, 1))
+    with pytest.raises(ValueError, match=r"3000 bad rows: target\[0\]\[2\] = 0 again, .* looks like multi-hot"):
+        check_target(many, 200)
+    many[2999, 0] = 2
+    with pytest.raises(ValueError, match=r"and 2997 more\. To let repeats pass"):
+        check_target(many, 200)
     with pytest.raises(ValueError, match=r"1 bad row: target\[1\]\[2\] = 5 again\. .*'allow_repeats'") as error:
         check_target(np.array([[0, 1, 2, -1], [5, 1, 5, -1]], np.int32), 6)
     assert "multi-hot" not in str(error.value)
@@ -446,7 +457,7 @@ def test_check_target_looks_at_every_one_of_many_targets(rng):
 def test_check_target_reads_no_more_than_what_is_listed():
     rows, classes = 64, 1_000_000
     target = np.full((rows, classes), -1, np.int32)
-    target[:, :5] = np.arange(5)
+    target[:, :50] = np.arange(50)
     check_target(target, classes)
     assert extra_memory(lambda: check_target(target, classes)) < rows * classes / 10
 
