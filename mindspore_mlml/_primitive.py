@@ -18,11 +18,12 @@ class MultilabelMarginLoss(nn.Cell):
         self.cumulative_sum = ops.CumSum()
 
     def construct(self, x, target):
-        loss = multilabel_margin_loss(x, target, self.reduction)
         is_listed = self.cumulative_sum(ops.cast(target < 0, ms.float32), -1) == 0
-        is_target = ops.logical_and(is_listed, target < target.shape[-1])
-        index = ops.select(is_target, target, ops.zeros_like(target))
+        is_class = ops.logical_and(is_listed, target < target.shape[-1])
+        index = ops.select(is_class, target, ops.zeros_like(target))
         times = ops.tensor_scatter_elements(
-            ops.zeros_like(target), index, ops.cast(is_target, ms.int32), x.ndim - 1, "add"
+            ops.zeros_like(target), index, ops.cast(is_class, ms.int32), x.ndim - 1, "add"
         )
-        return loss, ops.cast(times > 0, ms.int32)
+        is_target = ops.cast(times > 0, ms.int32)
+        # Last: a target out of range makes it fail, and MindSpore may crash in operators that come after that.
+        return multilabel_margin_loss(x, target, self.reduction), is_target
