@@ -7,14 +7,14 @@ from mindspore import Tensor, nn, ops
 
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
-from tests.support.nets import FORMS, FORMS_FROM_LABELS, GradientNet
+from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GradientNet
 from tests.support.reference import loss_and_gradient
 
 CLASSES = 6
 LABELS = 3
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=EACH_FORM)
 def form(request):
     return request.param
 

@@ -17,7 +17,7 @@ from mindspore_mlml import (
 )
 from tests.support.cases import EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS
 from tests.support.compare import check_against_reference
-from tests.support.nets import FORMS, FORMS_FROM_LABELS, run_loss
+from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, run_loss
 from tests.support.processes import ROOT, run_script
 
 INPUT, TARGET = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
@@ -27,7 +27,7 @@ def call(form, input, target):
     return FORMS[form]("mean")(input, target)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize(
     "value", [EXAMPLE_INPUT, [[7.0, 2.0]], 7.0, None, "abc"], ids=["array", "list", "float", "None", "str"]
 )
@@ -41,7 +41,7 @@ def test_input_and_target_must_be_tensors(mode, form, value):
     assert shown in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize(
     "value",
     [[[0] * 4000] * 50, "ab" * 10**5, np.zeros((31, 31)), {i: i for i in range(10**4)}, (INPUT,) * 99],
@@ -61,14 +61,14 @@ def test_a_long_reduction_does_not_make_a_large_message(mode, make):
     assert len(str(error.value).partition("\n")[0]) < 400
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("dtype", [ms.float64, ms.bfloat16, ms.int32, ms.int8, ms.uint8, ms.bool_])
 def test_input_must_be_float16_or_float32(mode, form, dtype):
     with pytest.raises(TypeError, match=f"dtype of 'input' must be float16 or float32, but got {dtype}"):
         call(form, INPUT.astype(dtype), TARGET)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("dtype", [ms.int64, ms.int16, ms.uint8, ms.float32, ms.float16, ms.bool_])
 def test_target_must_be_int32(mode, form, dtype):
     with pytest.raises(TypeError, match=f"dtype of 'target' must be int32, but got {dtype}") as error:
@@ -77,7 +77,7 @@ def test_target_must_be_int32(mode, form, dtype):
     assert "mindspore_mlml.targets_from_multi_hot" in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("shape", [(), (1, 2, 4), (2, 2, 2, 1)])
 def test_rank_must_be_1_or_2(mode, form, shape):
     input, target = Tensor(np.zeros(shape, np.float32)), Tensor(np.zeros(shape, np.int32))
@@ -86,7 +86,7 @@ def test_rank_must_be_1_or_2(mode, form, shape):
     assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("shape", [(2, 3), (4, 2), (1, 4), (8,), (4,), (2, 4, 1)])
 def test_shapes_must_be_the_same(mode, form, shape):
     with pytest.raises(ValueError, match="'target' must be the same as that of 'input'") as error:
@@ -95,7 +95,7 @@ def test_shapes_must_be_the_same(mode, form, shape):
     assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 0)])
 def test_there_must_be_a_class(mode, form, shape):
     with pytest.raises(ValueError, match="number of classes must be positive, but got shape") as error:
@@ -113,7 +113,7 @@ def test_reduction_must_be_one_of_the_documented(mode, reduction):
     assert str(reduction) in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("bad", [4, 5, 1000, 2**31 - 1])
 @pytest.mark.parametrize("position", [0, 3])
@@ -147,7 +147,7 @@ NAMED_LABELS = (
 UNKNOWN = Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32)
 
 
-@pytest.mark.parametrize("form", FORMS_FROM_LABELS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("shapes", ["known", "unknown"])
 def test_a_label_out_of_range_is_named_as_the_caller_names_it(form, reduction, shapes):
@@ -167,7 +167,7 @@ def test_a_label_out_of_range_of_a_single_row_is_named_as_the_caller_names_it():
     assert f"{NAMED_LABELS}labels[2] = 7." in str(error.value)
 
 
-@pytest.mark.parametrize("form", FORMS_FROM_LABELS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("shapes", ["known", "unknown"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(form, shapes, what, tmp_path):
@@ -191,7 +191,7 @@ def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(form
     assert f"{NAMED_LABELS}labels[1][1] = 4." in result.stdout
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_a_target_out_of_range_is_named_in_graph_mode(form, tmp_path, clean_environment):
     """In a process of its own: after a kernel has failed, MindSpore may refuse every later graph in the process."""
     script = textwrap.dedent(f"""

@@ -25,7 +25,7 @@ from mindspore_mlml import (
 from mindspore_mlml._backends import LIBRARIES
 from tests.support.aot import Kernel
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, REDUCTIONS, random_batch
-from tests.support.nets import FORMS, FORMS_FROM_LABELS, GradientNet
+from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GradientNet
 from tests.support.reference import loss_and_gradient
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def narrow(target, most):
     return np.ascontiguousarray(target[..., :most])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("rows", "classes", "most"), [(5, 9, 1), (4, 40, 7), (2, 3000, 300), (None, 70, 5)])
@@ -57,7 +57,7 @@ def test_it_equals_the_loss_of_the_padded_target_bit_for_bit(mode, rng, form, dt
     assert gradients[0].tobytes() == gradients[1].tobytes()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_there_may_be_more_labels_than_classes(mode, form):
     """A class may be repeated, so that a row has more labels than there are classes."""
     input = EXAMPLE_INPUT[:1]
@@ -78,7 +78,7 @@ def test_dynamic_shapes_of_labels(mode, rng):
         np.testing.assert_allclose(loss, loss_and_gradient(input, target)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_its_errors_name_the_function_and_the_value(mode, form):
     net = FORMS_FROM_LABELS[form]("mean")
     x, y = Tensor(EXAMPLE_INPUT), Tensor(np.zeros((2, 3), np.int32))

@@ -24,14 +24,14 @@ from mindspore_mlml import (
 )
 from tests.support.cases import batch_of
 from tests.support.compare import close
-from tests.support.nets import FORMS
+from tests.support.nets import EACH_FORM, FORMS
 from tests.support.processes import ROOT, run_program, run_script
 from tests.support.reference import loss_and_gradient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=EACH_FORM)
 def form(request):
     return request.param
 

@@ -5,10 +5,10 @@ import pytest
 
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
 from tests.support.compare import check_against_reference
-from tests.support.nets import FORMS, run_gradient, run_loss
+from tests.support.nets import EACH_FORM, run_gradient, run_loss
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("row", SEMANTICS)
 def test_each_row_of_the_semantics_table(mode, form, row):
     scores, labels = (np.array(values) for values in SEMANTICS[row])

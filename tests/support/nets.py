@@ -1,6 +1,7 @@
 """The loss in Cells, and running them on NumPy arrays."""
 
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 
 from mindspore_mlml import (
@@ -41,6 +42,8 @@ class GradientNet(nn.Cell):
         return self.grad(self.net)(input, target, dout)
 
 
+# The function, and the Cell, which calls it: what is tested of the one is tested of the other in the slow tests.
+EACH_FORM = ["function", pytest.param("cell", marks=pytest.mark.slow)]
 FORMS = {"function": FunctionNet, "cell": MultilabelMarginLoss}
 FORMS_FROM_LABELS = {"function": FunctionFromLabelsNet, "cell": MultilabelMarginLossFromLabels}
 
