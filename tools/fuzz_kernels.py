@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support import sizes
 from tests.support.aot import Kernel
 from tests.support.builds import build_catcher, build_cpu, build_emulated
 from tests.support.cases import REDUCTIONS
@@ -40,10 +41,10 @@ FUNCTIONS = {
     "MultilabelMarginLossFromLabels": ("For 'multilabel_margin_loss_from_labels', ", "labels"),
 }
 
-SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80)
-MEDIUM = (127, 128, 129, 255, 256, 257, 511, 513, 1023, 1024, 1025, 1500, 2049)
+SMALL = (1, 2, 80, *[classes for classes in sizes.CLASSES if classes < 100])
+MEDIUM = (300, 513, 1500, 2049, *[classes for classes in sizes.CLASSES if 100 < classes < 2000])
 LARGE = (4100, 33000, 70001)
-TARGETS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 63, 64, 95, 96, 97, 127, 128, 255, 256, 300, 511, 513, 1100)
+TARGETS = (*sizes.TARGETS, 63, 64, 127, 128, 300, 511, 513, 1100)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
