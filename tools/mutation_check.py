@@ -143,7 +143,12 @@ MUTANTS = [
     ("-inf - -inf is infinite", DEFINITION, " || has(kLowTarget | kLowOther)", ""),
     ("+inf is a score as any", DEFINITION, "if (has(kHighOther)) return INFINITY;", ""),
     ("a target of -inf adds infinity to nothing", DEFINITION, "has(kAnyOther) ? INFINITY : 0", "INFINITY"),
-    ("the gradient loses the dout", GRADIENT, "static_cast<double>(k) * scale)", "static_cast<double>(k))"),
+    (
+        "the gradient loses the dout",
+        GRADIENT,
+        "static_cast<double>(k + lane) * scale)",
+        "static_cast<double>(k + lane))",
+    ),
     (
         "a target's gradient has the wrong sign",
         GRADIENT,

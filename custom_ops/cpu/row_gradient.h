@@ -27,7 +27,11 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
   row->scale = scale;
   const size_t ranks = row->targets.size() + 1;
   row->value.assign(std::max<size_t>(kFewTargetsGradient * 2, row->leaf << row->levels), 0);
-  for (size_t k = 0; k < ranks; ++k) row->value[k] = ToFloat(FromDouble<T>(static_cast<double>(k) * scale));
+  for (size_t k = 0; k < ranks; k += kLanes) {  // rounded one by one, made float32 again by vectors
+    T rounded[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) rounded[lane] = FromDouble<T>(static_cast<double>(k + lane) * scale);
+    Store(&row->value[k], Load(rounded));
+  }
 }
 
 void StartCounts(const Row &row, Counts *counts) {
