@@ -1,5 +1,6 @@
 """What surrounds the package: a checkout that was not built, folders with odd names, environment variables."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def copy_of_package(folder, ignore=None):
 
 
 def run_in(folder, env, *command):
-    """Runs Python with the package that is in the folder."""
+    """Runs Python with the package that is in the folder, or else with the one that is tested."""
+    env = {**env, "PYTHONPATH": os.pathsep.join([str(folder), str(PACKAGE.parent)])}
     return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
