@@ -15,17 +15,25 @@ inline int LanesGreater(Floats a, Floats b) {
   return count;
 }
 
-class LaneCounter {
+inline Ints Truncate(Floats value) { return __builtin_convertvector(value, Ints); }
+
+inline bool AnyLane(Ints mask) {
+  typedef int64_t Longs __attribute__((vector_size(kLanes * 4)));
+  const Longs halves = reinterpret_cast<Longs>(mask);
+  int64_t any = 0;
+  for (int i = 0; i < kLanes / 2; ++i) any |= halves[i];
+  return any != 0;
+}
+
+inline bool AnyNegative(Ints value) { return AnyLane(value < 0); }
+
+class LaneFlags {
  public:
-  MLML_INLINE void AddGreater(Floats a, Floats b) { counts_ = CountGreater(counts_, a, b); }
-  uint32_t Total() const {
-    uint32_t total = 0;
-    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(counts_[i]);
-    return total;
-  }
+  MLML_INLINE void AddNotAtMost(Floats a, Floats b) { flags_ |= ~(a <= b); }
+  MLML_INLINE bool Any() const { return AnyLane(flags_); }
 
  private:
-  Ints counts_ = {};
+  Ints flags_ = {};
 };
 
 }  // namespace MLML_ISA
