@@ -39,7 +39,7 @@ GUARD, POISON = 64, 0x5A
 SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80)
 MEDIUM = (127, 128, 129, 255, 256, 257, 511, 513, 1023, 1024, 1025, 1500, 2049)
 LARGE = (4100, 33000, 70001)
-TARGETS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 63, 64, 95, 96, 97, 127, 128, 255, 256, 300, 511, 513, 1100)
+TARGETS = (0, 1, 2, 3, 5, 7, 8, 9, 13, 14, 16, 17, 20, 21, 32, 40, 41, 45, 46, 63, 64, 97, 127, 128, 130, 131, 300, 801)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -68,6 +68,10 @@ def make_case(seed, index):
                 row[count] = -rng.integers(1, 2**31)
             if count and rng.integers(40) == 0:
                 row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
+    if rng.integers(6) == 0:  # late in training: few margins are not met
+        for scores, row in zip(input, target):
+            own = row[:targets][(row[:targets] >= 0) & (row[:targets] < classes)]
+            scores[own] = np.abs(scores[own]) + dtype(3)
     reduction = REDUCTIONS[rng.integers(3)]
     dout = np.asarray(rng.standard_normal(rows if reduction == "none" else ()), dtype)
     return {
@@ -84,7 +88,7 @@ def make_case(seed, index):
 def make_scores(rng, rows, classes, dtype):
     """Scores of one of many kinds."""
     scores = rng.standard_normal((rows, classes))
-    kind = rng.integers(8)
+    kind = rng.integers(10)
     largest = float(np.finfo(dtype).max)
     if kind == 1:
         scores = np.round(scores * 4) / 4  # ties
@@ -99,6 +103,10 @@ def make_scores(rng, rows, classes, dtype):
         scores = rng.choice((0.0, -0.0, 1.0, -1.0, largest, -largest), (rows, classes))
     elif kind == 6:
         scores[rng.random(scores.shape) < 0.3] = -np.inf  # masked classes
+    elif kind == 7:
+        scores = np.round(scores * 2) / 2 + scores * 1e-5  # dense clusters
+    elif kind == 8:
+        scores = np.exp(rng.choice((4, 20)) * scores)  # outliers
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
         where = rng.integers(rows), rng.integers(classes)

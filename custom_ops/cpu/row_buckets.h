@@ -36,8 +36,9 @@ class Spread {
 
   MLML_INLINE Ints operator()(Floats score, Ints place) const {
     const Table<1 << kBucketLevels> origin(origin_), factor(factor_), first_bucket(first_bucket_);
-    const Floats position = Min((score - origin(place)) * factor(place), Fill(last_));
-    return reinterpret_cast<Ints>(first_bucket(place)) + Truncate(Max(position, Floats{}));
+    // NaN, where 0 is multiplied by an infinite score, becomes 0: then the segment has one bucket.
+    const Floats position = Max((score - origin(place)) * factor(place), Floats{});
+    return reinterpret_cast<Ints>(first_bucket(place)) + Truncate(Min(position, Fill(last_)));
   }
 
  private:
@@ -67,15 +68,15 @@ void BuildSpread(Row *row) {
     // The first segment has the threshold before its start too.
     const int64_t begin = segment == 0 ? 0 : BucketsStart(segment, row->sorted_count);
     const int64_t end = std::min(BucketsStart(segment + 1, row->sorted_count), row->sorted_count);
-    if (begin >= end) continue;  // all in one bucket
+    const int place = Reversed(segment, kBucketLevels);
+    row->first_bucket.data()[place] = static_cast<int32_t>(segment * row->buckets);
+    if (begin >= end) continue;  // it has no thresholds
     const int64_t margin = (end - begin) / 8;
     const double low = sorted[begin + margin], high = sorted[end - 1 - margin];
     const double least = std::max<double>(sorted[begin], low - kTail * (high - low));
     const double greatest = std::min<double>(sorted[end - 1], high + kTail * (high - low));
     const double factor = static_cast<double>(row->buckets) / (greatest - least);
-    const int place = Reversed(segment, kBucketLevels);
-    row->first_bucket.data()[place] = static_cast<int32_t>(segment * row->buckets);
-    if (!(factor > 0)) continue;
+    if (!(factor > 0)) continue;  // all in one bucket
     row->origin.data()[place] = static_cast<float>(least);
     row->factor.data()[place] = static_cast<float>(std::min<double>(factor, -kLowest));
   }
@@ -131,6 +132,7 @@ void BuildLines(Row *row) {
 
 class Buckets {
  public:
+  static constexpr bool kSifts = true;
   static constexpr bool kCountsTargets = false;
 
   explicit Buckets(const Row &row)

@@ -15,6 +15,7 @@ MLML_INLINE void AddByMultiplier(Floats value, Floats *sum) { *sum = MultiplyAdd
 
 class Direct {
  public:
+  static constexpr bool kSifts = false;
   static constexpr bool kCountsTargets = true;  // and not ranks
 
   explicit Direct(const Row &row) : thresholds_(row.thresholds.data()), count_(row.targets.size()) {}

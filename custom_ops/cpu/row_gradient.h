@@ -107,15 +107,12 @@ void GradientOfTile(const Tile<Source> &tile, const Row &row, const RankMethod m
   int64_t number = 0;  // of classes that may be active
   FiniteCheck finite = *check;
   const GradientOfRank gradient_of(row.scale);
-  for (int64_t i = 0; i < tile.count; i += kGroup) {
-    Floats scores[kVectors];
-    Ints ranks[kVectors];
-    tile.LoadGroup(i, scores);
-    if (!AnyAbove(scores, Fill(row.least))) {
+  const auto write_zeros = [&](int64_t i) MLML_INLINE_LAMBDA {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
-      continue;
-    }
+    for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
+  };
+  const auto write = [&](const Floats(&scores)[kVectors], const int64_t (&places)[kVectors]) MLML_INLINE_LAMBDA {
+    Ints ranks[kVectors];
     finite.Add(scores);
     method.Ranks(scores, ranks, counts->counts.data());
     int32_t *group = ranks_of + number;
@@ -123,15 +120,16 @@ void GradientOfTile(const Tile<Source> &tile, const Row &row, const RankMethod m
     for (int v = 0; v < kVectors; ++v) Store(group + v * kLanes, ranks[v]);
     if (row.computes_value) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, gradient_of(ranks[v]));
+      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], gradient_of(ranks[v]));
     } else {
       float values[kGroup];
       for (int64_t c = 0; c < kGroup; ++c) values[c] = row.value[group[c]];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Load(values + v * kLanes));
+      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], Load(values + v * kLanes));
     }
     if (!RankMethod::kCountsTargets) number += kGroup;
-  }
+  };
+  WithActive<RankMethod::kSifts>(tile, row, write_zeros, write);
   *check = finite;
   CountRanks(ranks_of, number, counts);
 }

@@ -39,12 +39,10 @@ void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
 
 // A score that is +inf or NaN makes the sum infinite or NaN; so may one of -inf.
 template <class HingeMethod, class Source>
-void SumHinges(const Tile<Source> &tile, const HingeMethod method, float least, DoubleSum *total) {
+void SumHinges(const Tile<Source> &tile, const Row &row, const HingeMethod method, DoubleSum *total) {
   DoubleSum sum = *total;
-  for (int64_t i = 0; i < tile.count; i += kGroup) {
-    Floats scores[kVectors], hinges[kVectors];
-    tile.LoadGroup(i, scores);
-    if (!AnyAbove(scores, Fill(least))) continue;
+  const auto add = [&](const Floats(&scores)[kVectors], const int64_t (&)[kVectors]) MLML_INLINE_LAMBDA {
+    Floats hinges[kVectors];
     method.Hinges(scores, hinges);
 #pragma GCC unroll 8
     for (int stride = kVectors / 2; stride > 0; stride /= 2) {
@@ -52,7 +50,8 @@ void SumHinges(const Tile<Source> &tile, const HingeMethod method, float least, 
       for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];
     }
     sum.Add(hinges[0]);
-  }
+  };
+  WithActive<HingeMethod::kSifts>(tile, row, [](int64_t) {}, add);
   *total = sum;
 }
 
@@ -65,7 +64,7 @@ double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) 
   for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
     WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
       if (few) return SumTerms(scores, row, &sum);
-      WithMethod(row, [&](const auto method) { SumHinges(scores, method, row.least, &sum); });
+      WithMethod(row, [&](const auto method) { SumHinges(scores, row, method, &sum); });
     });
   }
   return sum.Total();

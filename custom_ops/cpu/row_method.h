@@ -25,7 +25,7 @@ constexpr int kFewSegmentLevels = 3, kSegmentLevels = 3;
 constexpr Crossovers kOfLoss = {7, 0, 130}, kOfGradient = {13, 0, 130};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
-constexpr Crossovers kOfLoss = {16, 0, 0}, kOfGradient = {16, 0, 0};
+constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};
 #endif
 
 Method FastestMethod(int64_t count, const Crossovers &crossovers) {

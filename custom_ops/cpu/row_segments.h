@@ -86,6 +86,7 @@ void BuildSegments(int levels, Row *row) {
 template <int kLevels>
 class Segments {
  public:
+  static constexpr bool kSifts = true;
   static constexpr bool kCountsTargets = false;
 
   explicit Segments(const Row &row)

@@ -77,13 +77,49 @@ void WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, con
   use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
 }
 
-// Whether a score of the group is greater than a bound, or NaN. Late in training few groups have one that is greater
-// than the least threshold: the others add nothing to the loss and have no gradient.
-MLML_INLINE bool AnyAbove(const Floats (&group)[kVectors], Floats bound) {
-  LaneFlags above;
+// Calls work(scores, places) for the scores of the tile, a group at a time; vector v stands at places[v] of the tile.
+//
+// With kSifts, groups are put together of the vectors in which a score is greater than the least threshold, or NaN:
+// late in training these are few, and the others add nothing to the loss and have no gradient. Calls rest(i) for each
+// group that is taken apart, before work. No branch depends on a single vector, but for the first two: where both have
+// such a score, as early in training, the group is taken as it is.
+template <bool kSifts, class Source, class Rest, class Work>
+MLML_INLINE void WithActive(const Tile<Source> &tile, const Row &row, Rest rest, Work work) {
+  float sifted[kTile + kLanes];
+  int64_t sifted_places[kTile / kLanes + 1];
+  int number = 0;  // of sifted vectors
+  const Floats least = Fill(row.least);
+  for (int64_t i = 0; i < tile.count; i += kGroup) {
+    Floats scores[kVectors];
+    int64_t places[kVectors];
+    tile.LoadGroup(i, scores);
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) above.AddNotAtMost(group[v], bound);
-  return above.Any();
+    for (int v = 0; v < kVectors; ++v) places[v] = i + v * kLanes;
+    if (!kSifts || (AnyNotAtMost(scores[0], least) && AnyNotAtMost(scores[1], least))) {
+      work(scores, places);
+      continue;
+    }
+    rest(i);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Store(sifted + number * kLanes, scores[v]);
+      sifted_places[number] = places[v];
+      number += AnyNotAtMost(scores[v], least);
+    }
+  }
+  for (int begin = 0; begin < number; begin += kVectors) {
+    // The last group may be incomplete. What stands in for the missing vectors comes first: where work writes, the
+    // vector at the same place overwrites it.
+    const int missing = std::max(begin + kVectors - number, 0);
+    Floats scores[kVectors];
+    int64_t places[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const int from = begin + std::max(v - missing, 0);
+      scores[v] = v < missing ? Fill(row.absent) : Load(sifted + from * kLanes);
+      places[v] = sifted_places[from];
+    }
+    work(scores, places);
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 // The inner loops are put together from small pieces, which must not become calls that pass vectors through memory.
 #define MLML_INLINE __attribute__((always_inline)) inline
+#define MLML_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace mlml {
 namespace MLML_ISA {  // every instruction set's code has names of its own: the linker must not merge them
@@ -59,7 +60,7 @@ Ints AddIfGreater(Ints value, int add, Floats a, Floats b);  // value + add in t
 Ints CountGreater(Ints count, Floats a, Floats b);           // count + 1 there
 int LanesGreater(Floats a, Floats b);                        // how many lanes of a are greater
 bool AnyNegative(Ints value);
-class LaneFlags;  // has AddNotAtMost(a, b), which notes whether in any lane a <= b does not hold, and Any()
+bool AnyNotAtMost(Floats a, Floats b);  // whether a <= b does not hold in some lane
 
 Doubles LowHalf(Floats value);
 Doubles HighHalf(Floats value);

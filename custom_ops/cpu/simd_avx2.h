@@ -22,6 +22,9 @@ inline Doubles HighHalf(Floats value) { return _mm256_cvtps_pd(_mm256_extractf12
 inline Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
+inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast<__m256>(value)) != 0; }
+inline bool AnyNotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)) != 0; }
+
 template <int kSize>
 class Table {
  public:

@@ -34,14 +34,7 @@ inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_c
 
 inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(value)) != 0; }
 
-class LaneFlags {
- public:
-  MLML_INLINE void AddNotAtMost(Floats a, Floats b) { flags_ |= _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
-  MLML_INLINE bool Any() const { return flags_ != 0; }
-
- private:
-  unsigned flags_ = 0;
-};
+inline bool AnyNotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ) != 0; }
 
 inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }

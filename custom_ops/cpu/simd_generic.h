@@ -29,6 +29,16 @@ inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
 inline Floats Min(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 
+// Whether a bit of a lane is set.
+inline bool Any(Ints mask) {
+  int64_t halves[2];
+  std::memcpy(halves, &mask, sizeof(halves));
+  return (halves[0] | halves[1]) != 0;
+}
+
+inline bool AnyNegative(Ints value) { return Any(value < 0); }
+inline bool AnyNotAtMost(Floats a, Floats b) { return Any(~(a <= b)); }
+
 template <int kSize>
 class Table {
  public:

@@ -17,24 +17,5 @@ inline int LanesGreater(Floats a, Floats b) {
 
 inline Ints Truncate(Floats value) { return __builtin_convertvector(value, Ints); }
 
-inline bool AnyLane(Ints mask) {
-  typedef int64_t Longs __attribute__((vector_size(kLanes * 4)));
-  const Longs halves = reinterpret_cast<Longs>(mask);
-  int64_t any = 0;
-  for (int i = 0; i < kLanes / 2; ++i) any |= halves[i];
-  return any != 0;
-}
-
-inline bool AnyNegative(Ints value) { return AnyLane(value < 0); }
-
-class LaneFlags {
- public:
-  MLML_INLINE void AddNotAtMost(Floats a, Floats b) { flags_ |= ~(a <= b); }
-  MLML_INLINE bool Any() const { return AnyLane(flags_); }
-
- private:
-  Ints flags_ = {};
-};
-
 }  // namespace MLML_ISA
 }  // namespace mlml
