@@ -25,7 +25,8 @@ ISA_FLAGS = runpy.run_path(str(ROOT / "custom_ops" / "cpu" / "isa_flags.py"))["I
 AOT, DEFINITION = "aot.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 GENERIC = "cpu/simd_generic.h"
-TARGETS, TREE, TILE = "cpu/row_targets.h", "cpu/row_tree.h", "cpu/row_tile.h"
+TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
+DIRECT, SEGMENTS, BUCKETS = "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 CASES = 4000
 
@@ -41,30 +42,17 @@ MUTANTS = [
     ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "std::nextafter(p - 1.0f, INFINITY)"),
     (
         "equal thresholds do not share a rank",
-        TREE,
+        SORT,
         "rank += LanesGreater(threshold, Load(&row->thresholds[i]))",
         "rank += kLanes - LanesGreater(Load(&row->thresholds[i]), threshold)",
     ),
-    ("equal thresholds leave gaps", TREE, "sorted[j] = std::max(sorted[j], sorted[j - 1])", "sorted[j] = sorted[j]"),
-    ("negative keys are not turned round", TREE, "? ~bits : bits | 0x80000000u", "? bits : bits | 0x80000000u"),
+    ("equal thresholds leave gaps", SORT, "sorted[j] = std::max(sorted[j], sorted[j - 1])", "sorted[j] = sorted[j]"),
+    ("negative keys are not turned round", SORT, "? ~bits : bits | 0x80000000u", "? bits : bits | 0x80000000u"),
     (
         "the highest byte is not sorted by",
-        TREE,
+        SORT,
         "for (const SortEntry &entry : entries) moved",
         "if (byte < 3) for (const SortEntry &entry : entries) moved",
-    ),
-    (
-        "the tree has a level too few",
-        TREE,
-        "while (row->leaf << row->levels <= count) ++row->levels;",
-        "while (row->leaf << row->levels < count) ++row->levels;",
-    ),
-    ("a node is its neighbour", TREE, "stride / 2) * row->leaf - 1]", "stride / 2) * row->leaf]"),
-    (
-        "masked classes count for a threshold of -inf",
-        TREE,
-        "row->absent = masked ? -kInfinity : kLowest;",
-        "row->absent = kLowest;",
     ),
     ("targets are not taken out", TILE, "scores[row.targets[row.by_tile[j]] - begin] = row.absent;", ";"),
     (
@@ -73,34 +61,8 @@ MUTANTS = [
         "i % kGroup != 0; ++i) scores[i] = row.absent;",
         "i % kGroup != 0; ++i) scores[i] = 1e30f;",
     ),
-    (
-        "a tile with targets is taken as it lies",
-        TILE,
-        "TileBegin(row, tile) == row.tile_ends[tile]) {",
-        "true) {",
-    ),
+    ("a tile with targets is taken as it lies", TILE, "TileBegin(row, tile) == row.tile_ends[tile]) {", "true) {"),
     ("a tile's remainder is not copied", TILE, "if (!copy && count % kGroup == 0 &&", "if (!copy &&"),
-    (
-        "scores that are not finite go unnoticed",
-        TILE,
-        "check_[v % 2] += group[v] * 0.0f;",
-        "check_[v % 2] += Floats{};",
-    ),
-    ("the sum of the thresholds is one behind", LOSS, "sum += sorted[k - 1];", "sum += k > 1 ? sorted[k - 2] : 0;"),
-    (
-        "the rest belongs to another base",
-        LOSS,
-        "static_cast<float>(static_cast<double>(k) * base - sum)",
-        "static_cast<float>(static_cast<double>(k) * sorted[0] - sum)",
-    ),
-    ("the vectors' NaN is lost", TILE, "    check += score * 0.0f;", "    check += Floats{};"),
-    ("the remainder's NaN is lost", TILE, "    sum += score * 0.0f;", "    sum += 0.0f;"),
-    (
-        "hinges below 0 are added",
-        LOSS,
-        "sum->Add(Max(scores[v] - threshold, Floats{}))",
-        "sum->Add(scores[v] - threshold)",
-    ),
     (
         "half of the vectors are not added",
         LOSS,
@@ -109,13 +71,6 @@ MUTANTS = [
     ),
     ("the loss is not divided by C", LOSS, "RowSum(sum) / static_cast<double>(batch.classes)", "RowSum(sum)"),
     ("float32 overflows on the way", LOSS, "if (!std::isfinite(sum.sum) &&", "if (false &&"),
-    ("what is not finite in a piece is not looked for", LOSS, "if (finite) return {sum, 0};", "return {sum, 0};"),
-    (
-        "masked classes spoil the sum",
-        LOSS,
-        "SumScores<T>(batch, row, piece, true,",
-        "SumScores<T>(batch, row, piece, false,",
-    ),
     ("NaN of a target is dropped", DEFINITION, "return (score != score ? kNan : 0) |", "return"),
     (
         "NaN of another class is dropped",
@@ -131,7 +86,6 @@ MUTANTS = [
     ("-inf - -inf is infinite", DEFINITION, " || has(kLowTarget | kLowOther)", ""),
     ("+inf is a score as any", DEFINITION, "if (has(kHighOther)) return INFINITY;", ""),
     ("a target of -inf adds infinity to nothing", DEFINITION, "has(kAnyOther) ? INFINITY : 0", "INFINITY"),
-    ("the gradient loses the dout", GRADIENT, "static_cast<double>(k) * scale)", "static_cast<double>(k))"),
     (
         "a target's gradient has the wrong sign",
         GRADIENT,
@@ -148,18 +102,6 @@ MUTANTS = [
     ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
     ("a target counts its own rank", GRADIENT, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
     ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(NAN));", ";"),
-    (
-        "rows without targets are not written",
-        GRADIENT,
-        "std::memset(output + tile * kTile, 0, count * sizeof(T));",
-        ";",
-    ),
-    (
-        "the last class of a tile is not written",
-        GRADIENT,
-        "StoreTile(values, count, output",
-        "StoreTile(values, count - 1, output",
-    ),
     ("the mean is a sum", MAIN, "sum / Divisor(", "sum + 0 * Divisor("),
     ("the mean of no rows is NaN", DEFINITION, "std::max<int64_t>(rows, 1)", "rows"),
     ("the gradient of the mean is that of the sum", DEFINITION, " * Divisor(reduction, rows);", ";"),
@@ -194,6 +136,184 @@ MUTANTS = [
         AOT,
         "if (batch.rows < 0 || batch.classes <= 0) {",
         "if (batch.rows < 0 || batch.classes < 0) {",
+    ),
+    (
+        "masked classes count for a threshold of -inf",
+        TARGETS,
+        "row->absent = row->least == -kInfinity ? -kInfinity : kLowest;",
+        "row->absent = kLowest;",
+    ),
+    (
+        "scores that are not finite go unnoticed",
+        GRADIENT,
+        "check_[v % 2] += group[v] * 0.0f;",
+        "check_[v % 2] += Floats{};",
+    ),
+    ("the vectors' NaN is lost", TILE, "Max(absent, Load(input + begin + i))", "Max(Load(input + begin + i), absent)"),
+    (
+        "the remainder's NaN is lost",
+        TILE,
+        "score < row.absent ? row.absent : score;",
+        "score > row.absent ? score : row.absent;",
+    ),
+    (
+        "hinges below 0 are added",
+        LOSS,
+        "sum->Add(Max(Floats{}, scores[v] - threshold))",
+        "sum->Add(scores[v] - threshold)",
+    ),
+    ("hinges below 0 are added directly", DIRECT, "Max(Floats{}, scores[v] - threshold)", "scores[v] - threshold"),
+    (
+        "hinges below 0 are added in segments",
+        SEGMENTS,
+        "Max(Floats{}, scores[v] - thresholds(places[v]))",
+        "scores[v] - thresholds(places[v])",
+    ),
+    (
+        "what is not finite in a piece is not looked for",
+        LOSS,
+        "if (row.target_flags == 0 && std::isfinite(sum)) return {sum, 0};",
+        "return {sum, 0};",
+    ),
+    (
+        "targets that are not finite are not looked for",
+        LOSS,
+        "if (row.target_flags == 0 && std::isfinite(sum)) return {sum, 0};",
+        "if (std::isfinite(sum)) return {sum, 0};",
+    ),
+    ("the gradient loses the dout", GRADIENT, "FromDouble<T>(active * scale)", "FromDouble<T>(active)"),
+    (
+        "the gradient is not rounded once",
+        GRADIENT,
+        "if (ToFloat(rounded[lane]) != row.value[k + lane]) return false;",
+        ";",
+    ),
+    (
+        "rows without targets are not written",
+        GRADIENT,
+        "std::memset(output + begin, 0, (end - begin) * sizeof(T));",
+        ";",
+    ),
+    (
+        "the last class of a tile is not written",
+        GRADIENT,
+        "std::copy_n(padded, count, output",
+        "std::copy_n(padded, count - 1, output",
+    ),
+    ("a NaN target is dropped from the gradient", GRADIENT, "if ((row.target_flags & kNan) != 0) return true;", ""),
+    ("a target is not compared", DIRECT, "count_(row.targets.size())", "count_(row.targets.size() - 1)"),
+    (
+        "active classes are counted in one vector",
+        DIRECT,
+        "CountGreater(active, scores[v], threshold)",
+        "CountGreater(active, scores[0], threshold)",
+    ),
+    (
+        "a segment has a place too few",
+        SEGMENTS,
+        "row->sorted_count / segments + 1;",
+        "(row->sorted_count + segments - 1) / segments;",
+    ),
+    ("a segment's bound is its first threshold", SEGMENTS, "[start(segment) - 1];", "[start(segment)];"),
+    (
+        "places are not in reverse",
+        SEGMENTS,
+        "const int place = Reversed(segment, levels);",
+        "const int place = segment;",
+    ),
+    (
+        "a segment's last threshold is not compared",
+        SEGMENTS,
+        "if (step < row->depth - 1)",
+        "if (step < row->depth - 2)",
+    ),
+    (
+        "the rest belongs to another base",
+        SEGMENTS,
+        "static_cast<double>(first) * base - sum",
+        "static_cast<double>(first) * sorted[0] - sum",
+    ),
+    ("ranks begin at the segment", SEGMENTS, "row->first.data()[place] = static_cast<int32_t>(first);", ""),
+    (
+        "the first vector of a group is not sifted",
+        TILE,
+        "number += AnyNotAtMost(scores[v], least);",
+        "number += v > 0 && AnyNotAtMost(scores[v], least);",
+    ),
+    ("NaN is sifted out", GENERIC, "Any(~(a <= b))", "Any(a > b)"),
+    ("what is not sifted is not written", TILE, "    rest(i);\n", "    (void)rest;\n"),
+    (
+        "vectors stand in for missing ones",
+        TILE,
+        "v < missing ? Fill(row.absent) : Load",
+        "v < 0 ? Fill(row.absent) : Load",
+    ),
+    (
+        "merged thresholds count once",
+        SORT,
+        "thresholds_below[++last] = static_cast<int32_t>(place);",
+        "thresholds_below[last + 1] = last + 1, ++last;",
+    ),
+    ("ranks are not merged", SORT, "rank = merged[rank];", "(void)rank;"),
+    (
+        "merged thresholds are still there",
+        SORT,
+        "std::fill(sorted + last + 1, sorted + row->sorted_count, kInfinity);",
+        "",
+    ),
+    (
+        "the sum of the thresholds counts equal ones once",
+        BUCKETS,
+        "sum += (count - row->thresholds_below[rank - 1]) * base;",
+        "sum += base;",
+    ),
+    (
+        "the rest of a rank belongs to another base",
+        BUCKETS,
+        "static_cast<float>(count * base - sum)",
+        "static_cast<float>(count * sorted[0] - sum)",
+    ),
+    (
+        "a bucket loses its fourth threshold",
+        BUCKETS,
+        "if (number > kRoom) bucket[i]",
+        "if (number > kRoom + 1) bucket[i]",
+    ),
+    (
+        "a segment without thresholds has no bucket",
+        BUCKETS,
+        "    row->first_bucket.data()[place] =",
+        "    if (begin < end) row->first_bucket.data()[place] =",
+    ),
+    (
+        "-inf lies in the last bucket",
+        BUCKETS,
+        "Max((score - origin(place)) * factor(place), Floats{})",
+        "Max(Floats{}, (score - origin(place)) * factor(place))",
+    ),
+    (
+        "the last bucket does not hold all that is greater",
+        BUCKETS,
+        "Truncate(Min(position, Fill(last_)))",
+        "Truncate(position)",
+    ),
+    (
+        "a bucket's last threshold is not compared",
+        BUCKETS,
+        "for (int i = 1; i < 4; ++i) ranks[v]",
+        "for (int i = 1; i < 3; ++i) ranks[v]",
+    ),
+    (
+        "a tie is active in a crowded bucket",
+        BUCKETS,
+        "(sorted_[first + half - 1] < score[lane])",
+        "(sorted_[first + half - 1] <= score[lane])",
+    ),
+    (
+        "crowded buckets are not searched",
+        BUCKETS,
+        "if (AnyNegative(crowded)) SearchCrowded",
+        "if (false) SearchCrowded",
     ),
 ]
 

@@ -86,6 +86,7 @@ struct Row {
   std::vector<Bucket> bucket;             // all of them
   std::vector<Line> lines;                // for each rank
   std::vector<int32_t> thresholds_below;  // for each rank among different thresholds: how many it makes with all
+  std::vector<int32_t> merged;            // the place of each sorted threshold once equal ones are merged
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
   bool computes_value = false;            // whether arithmetic in float32 gives just these

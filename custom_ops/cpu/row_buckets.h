@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "row_segments.h"
 
@@ -87,33 +88,30 @@ void BuildBuckets(Row *row) {
   BuildSpread(row);
   const int64_t buckets = row->buckets << kBucketLevels;
   const float *sorted = row->sorted.data();
-  row->bucket.resize(buckets + 1);
+  row->bucket.assign(buckets + 1, {0, {kInfinity, kInfinity, kInfinity}});
+  Bucket *bucket = row->bucket.data();
   const Spread spread(*row);
-  int64_t next = 0;  // the bucket that is filled next
-  int32_t numbers[kGroup];
-  const auto fill_up_to = [&](int64_t bucket, int64_t rank) {
-    for (; next <= bucket; ++next) {
-      row->bucket[next] = {static_cast<int32_t>(rank), {kInfinity, kInfinity, kInfinity}};
-    }
-  };
-  for (int64_t rank = 0; rank < row->sorted_count; ++rank) {
-    if (rank % kGroup == 0) {
-      Floats thresholds[kVectors];
-      Ints places[kVectors];
-      for (int v = 0; v < kVectors; ++v) thresholds[v] = Load(sorted + rank + v * kLanes);
-      FindPlaces<kBucketLevels>(row->bounds.data(), thresholds, places);
-      for (int v = 0; v < kVectors; ++v) Store(numbers + v * kLanes, spread(thresholds[v], places[v]));
-    }
-    fill_up_to(numbers[rank % kGroup], rank);
-    Bucket &bucket = row->bucket[next - 1];
-    const int64_t place = rank - (bucket.first & ~kCrowded);
-    if (place < kRoom) {
-      bucket.thresholds[place] = sorted[rank];
-    } else if (place == kRoom) {
-      bucket = {bucket.first | kCrowded, {kInfinity, kInfinity, kInfinity}};
+  int32_t previous = -1;
+  int64_t place = 0;  // in the bucket
+  for (int64_t rank = 0; rank < row->sorted_count; rank += kLanes) {
+    Floats thresholds[kVectors] = {Load(sorted + rank)};
+    Ints places[kVectors];
+    FindPlaces<kBucketLevels>(row->bounds.data(), thresholds, places);
+    int32_t numbers[kLanes];
+    Store(numbers, spread(thresholds[0], places[0]));
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, row->sorted_count - rank); ++i) {
+      place = numbers[i] == previous ? place + 1 : 0;
+      previous = numbers[i];
+      ++bucket[previous].first;  // for now how many thresholds it has
+      bucket[previous].thresholds[std::min<int64_t>(place, kRoom - 1)] = sorted[rank + i];
     }
   }
-  fill_up_to(buckets, row->sorted_count);
+  int32_t first = 0;
+  for (int64_t i = 0; i <= buckets; ++i) {
+    const int32_t number = std::exchange(bucket[i].first, first);
+    if (number > kRoom) bucket[i] = {first | kCrowded, {kInfinity, kInfinity, kInfinity}};
+    first += number;
+  }
 }
 
 // The line of each rank.

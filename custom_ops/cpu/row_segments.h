@@ -101,17 +101,20 @@ class Segments {
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
     Ints places[kVectors];
     FindPlaces<kLevels>(bounds_, scores, places);
-    const Lookup count(count_), base(base_), rest(rest_);
+    // From the least on: small hinges are not added to a large sum one by one.
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      hinges[v] = MultiplyAdd(count(places[v]), scores[v] - base(places[v]), rest(places[v]));
-    }
+    for (int v = 0; v < kVectors; ++v) hinges[v] = Floats{};
     for (const float *step = steps_; step != end_; step += kSegments) {
       const Lookup thresholds(step);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         AddByMultiplier(Max(Floats{}, scores[v] - thresholds(places[v])), &hinges[v]);
       }
+    }
+    const Lookup count(count_), base(base_), rest(rest_);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      hinges[v] += MultiplyAdd(count(places[v]), scores[v] - base(places[v]), rest(places[v]));
     }
   }
 

@@ -72,17 +72,19 @@ void Sort(Row *row) {
 // row.thresholds_below says how many that makes with all that are equal.
 void MergeEqual(Row *row) {
   float *sorted = row->sorted.data();
-  std::vector<int32_t> merged(row->sorted_count);  // the new place of each
-  row->thresholds_below.assign(1, 0);
+  std::vector<int32_t> &merged = row->merged;
+  merged.resize(row->sorted_count);
+  row->thresholds_below.resize(row->sorted_count + 1);
+  row->thresholds_below[0] = 0;
   int32_t last = 0;
   for (int64_t place = 0; place < row->sorted_count; ++place) {
     if (place > 0 && sorted[place] != sorted[last]) {
-      row->thresholds_below.push_back(static_cast<int32_t>(place));
-      sorted[++last] = sorted[place];
+      row->thresholds_below[++last] = static_cast<int32_t>(place);
+      sorted[last] = sorted[place];
     }
     merged[place] = last;
   }
-  row->thresholds_below.push_back(static_cast<int32_t>(row->sorted_count));
+  row->thresholds_below[last + 1] = static_cast<int32_t>(row->sorted_count);
   std::fill(sorted + last + 1, sorted + row->sorted_count, kInfinity);
   row->sorted_count = last + 1;
   for (int32_t &rank : row->ranks) rank = merged[rank];
