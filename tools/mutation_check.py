@@ -164,10 +164,10 @@ MUTANTS = [
     ),
     ("hinges below 0 are added directly", DIRECT, "Max(Floats{}, scores[v] - threshold)", "scores[v] - threshold"),
     (
-        "hinges below 0 are added in segments",
+        "a segment's own hinges are not added",
         SEGMENTS,
-        "Max(Floats{}, scores[v] - thresholds(places[v]))",
-        "scores[v] - thresholds(places[v])",
+        "hinges[v] += MultiplyAdd(count(places[v])",
+        "hinges[v] = MultiplyAdd(count(places[v])",
     ),
     (
         "what is not finite in a piece is not looked for",
