@@ -256,12 +256,6 @@ MUTANTS = [
     ),
     ("ranks are not merged", SORT, "rank = merged[rank];", "(void)rank;"),
     (
-        "merged thresholds are still there",
-        SORT,
-        "std::fill(sorted + last + 1, sorted + row->sorted_count, kInfinity);",
-        "",
-    ),
-    (
         "the sum of the thresholds counts equal ones once",
         BUCKETS,
         "sum += (count - row->thresholds_below[rank - 1]) * base;",

@@ -85,7 +85,6 @@ void MergeEqual(Row *row) {
     merged[place] = last;
   }
   row->thresholds_below[last + 1] = static_cast<int32_t>(row->sorted_count);
-  std::fill(sorted + last + 1, sorted + row->sorted_count, kInfinity);
   row->sorted_count = last + 1;
   for (int32_t &rank : row->ranks) rank = merged[rank];
 }
