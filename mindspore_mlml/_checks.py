@@ -45,58 +45,50 @@ def check_types(call, dtypes, reduction):
     check_reduction(op, reduction)
 
 
+@_primexpr
 def check_shapes(call, input_shape, target_shape):
-    """Raises the documented error if the shapes are not as documented.
-
-    One function for each ``raise``, and a single comparison before it: where a shape is known at run time only,
-    MindSpore cannot differentiate a function with two of them ("The node adjoint is null"), and a graph with ``and`` or
-    ``or`` before it fails once in some hundred times ("Cannot find device context for funcgraph"). Nor is it sure to
-    raise the first error before it looks at what the second needs: hence slices where there may be no such element.
-    """
-    _, _, needs_same_shape = call
-    _check_rank(call, input_shape)
-    if needs_same_shape:
-        _check_same_shape(call, input_shape, target_shape)
-    else:
-        _check_rows(call, input_shape, target_shape)
-    _check_classes(call, input_shape)
-    _check_labels(call, target_shape)
-
-
-@_primexpr
-def _check_rank(call, input_shape):
+    """Raises the documented error if the shapes, which are known, are not as documented."""
+    op, name, needs_same_shape = call
     if len(input_shape) not in (1, 2):
-        raise ValueError(f"For '{call[0]}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
-
-
-@_primexpr
-def _check_same_shape(call, input_shape, target_shape):
-    if input_shape != target_shape:
+        raise ValueError(f"For '{op}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
+    if needs_same_shape and input_shape != target_shape:
         raise ValueError(
-            f"For '{call[0]}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
+            f"For '{op}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
             f"but got {target_shape}."
         )
-
-
-@_primexpr
-def _check_rows(call, input_shape, labels_shape):
-    if input_shape[:-1] != labels_shape[:-1]:
+    if input_shape[:-1] != target_shape[:-1] or len(input_shape) != len(target_shape):
         raise ValueError(
-            f"For '{call[0]}', '{call[1]}' must have as many dimensions and rows as 'input', whose shape is "
-            f"{input_shape}, but got shape {labels_shape}."
+            f"For '{op}', '{name}' must have as many dimensions and rows as 'input', whose shape is {input_shape}, "
+            f"but got shape {target_shape}."
+        )
+    if input_shape[-1] == 0:
+        raise ValueError(f"For '{op}', the number of classes must be positive, but got shape {input_shape}.")
+    if target_shape[-1] == 0:
+        raise ValueError(
+            f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {target_shape}."
         )
 
 
 @_primexpr
-def _check_classes(call, input_shape):
-    if input_shape[-1:] == (0,):
-        raise ValueError(f"For '{call[0]}', the number of classes must be positive, but got shape {input_shape}.")
+def check_unknown_shapes(call, input_shape, target_shape):
+    """The same for shapes that are known at run time only.
 
-
-@_primexpr
-def _check_labels(call, labels_shape):
-    if labels_shape[-1:] == (0,):
+    With a single ``raise``, for MindSpore cannot differentiate a function that has two of them ("The node adjoint is
+    null"), and a single comparison of a product before it, for a graph with ``and`` or ``or`` there fails once in some
+    hundred times ("Cannot find device context for funcgraph"). Slices, where there may be no such element.
+    """
+    op, name, needs_same_shape = call
+    if needs_same_shape:
+        fits = input_shape == target_shape
+        wanted = "the shape of 'target' must be the same as that of 'input'"
+    else:
+        fits = (input_shape[:-1] == target_shape[:-1]) * (len(input_shape) == len(target_shape))
+        wanted = f"'{name}' must have as many dimensions and rows as 'input' and each row of it must have a label or -1"
+    has_rank = len(input_shape) in (1, 2)
+    has_classes = input_shape[-1:] != (0,)
+    has_labels = target_shape[-1:] != (0,)
+    if fits * has_rank * has_classes * has_labels == 0:
         raise ValueError(
-            f"For '{call[0]}', each row of '{call[1]}' must have a label or a negative value, but got shape "
-            f"{labels_shape}."
+            f"For '{op}', the rank of 'input' must be 1 or 2, the number of classes must be positive, and {wanted}, "
+            f"but got shapes {input_shape} and {target_shape}."
         )

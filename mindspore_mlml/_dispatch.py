@@ -18,13 +18,24 @@ def loss(call, input, labels, reduction):
     if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
         input = ops.cast(input, ms.float32)
     _checks.check_types(call, (input.dtype, labels.dtype), reduction)
-    _checks.check_shapes(call, input.shape, labels.shape)
+    is_unknown = _ops.in_graph() and (
+        ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)
+    )
+    if is_unknown:
+        _checks.check_unknown_shapes(call, input.shape, labels.shape)
+    else:
+        _checks.check_shapes(call, input.shape, labels.shape)
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
-    if _ops.in_graph() and (ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)):
+    if is_unknown:
         output = _ops.dynamic_losses[kernel][function][reduction](input, labels)
-        return output.reshape(input.shape[:-1] if reduction == "none" else ())
+        if reduction != "none":
+            return output.reshape(())
+        # MindSpore 2.7 cannot use a shape that was checked once more ("Failed to get input node"): only if it must be.
+        if ops.is_sequence_shape_unknown(input.shape):
+            return output.reshape(input.shape[:-1])
+        return output.reshape((-1,) * (len(input.shape) - 1))
     return _ops.losses[kernel][function][reduction](input, labels)
