@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
-from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GradientNet
+from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GRAPH_AND_SLOWLY_PYNATIVE, GradientNet
 from tests.support.reference import loss_and_gradient
 
 CLASSES = 6
@@ -286,7 +286,10 @@ def test_gradient_of_row_losses_while_the_rank_changes(mode, rng, forms):
         close(gradient, expected[1])
 
 
-@pytest.mark.parametrize("forms", [FORMS, FORMS_FROM_LABELS], ids=["target", "labels"])
+@pytest.mark.parametrize("mode", GRAPH_AND_SLOWLY_PYNATIVE, indirect=True)
+@pytest.mark.parametrize(
+    "forms", [FORMS, pytest.param(FORMS_FROM_LABELS, marks=pytest.mark.slow)], ids=["target", "labels"]
+)
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

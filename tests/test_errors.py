@@ -169,7 +169,7 @@ def test_a_label_out_of_range_of_a_single_row_is_named_as_the_caller_names_it():
 
 @pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("shapes", ["known", "unknown"])
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["gradient", pytest.param("loss", marks=pytest.mark.slow)])
 def test_a_label_out_of_range_is_named_as_the_caller_names_it_in_graph_mode(form, shapes, what, tmp_path):
     """In a process of its own: after a kernel has failed, MindSpore may refuse every later graph in the process."""
     script = textwrap.dedent(f"""

@@ -5,9 +5,10 @@ import pytest
 
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
 from tests.support.compare import check_against_reference
-from tests.support.nets import EACH_FORM, run_gradient, run_loss
+from tests.support.nets import EACH_FORM, PYNATIVE_AND_SLOWLY_GRAPH, run_gradient, run_loss
 
 
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)  # all rows in a graph: the next test
 @pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("row", SEMANTICS)
 def test_each_row_of_the_semantics_table(mode, form, row):
@@ -28,7 +29,10 @@ def test_all_rows_in_one_batch(mode, dtype, reduction):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (3, 64), (8, 10), (2, 1000)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (8, 10), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 7), (5, 1), (3, 64), (2, 1000)))],
+)
 def test_random_batches(mode, rng, dtype, reduction, shape):
     check_against_reference(*random_batch(rng, *shape, max_targets=shape[1], dtype=dtype), reduction)
 

@@ -44,6 +44,10 @@ class GradientNet(nn.Cell):
 
 # The function, and the Cell, which calls it: what is tested of the one is tested of the other in the slow tests.
 EACH_FORM = ["function", pytest.param("cell", marks=pytest.mark.slow)]
+# The same for the modes, where a graph or an error takes seconds: for the parameter "mode", with indirect=True.
+PYNATIVE_AND_SLOWLY_GRAPH = ["pynative", pytest.param("graph", marks=pytest.mark.slow)]
+GRAPH_AND_SLOWLY_PYNATIVE = ["graph", pytest.param("pynative", marks=pytest.mark.slow)]
+
 FORMS = {"function": FunctionNet, "cell": MultilabelMarginLoss}
 FORMS_FROM_LABELS = {"function": FunctionFromLabelsNet, "cell": MultilabelMarginLossFromLabels}
 
