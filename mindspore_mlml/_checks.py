@@ -75,7 +75,8 @@ def check_unknown_shapes(call, input_shape, target_shape):
 
     With a single ``raise``, for MindSpore cannot differentiate a function that has two of them ("The node adjoint is
     null"), and a single comparison of a product before it, for a graph with ``and`` or ``or`` there fails once in some
-    hundred times ("Cannot find device context for funcgraph"). Slices, where there may be no such element.
+    hundred times ("Cannot find device context for funcgraph"). All of the product is computed, of a shape () too: hence
+    slices, where there may be no last element.
     """
     op, name, needs_same_shape = call
     if needs_same_shape:
@@ -83,7 +84,10 @@ def check_unknown_shapes(call, input_shape, target_shape):
         wanted = "the shape of 'target' must be the same as that of 'input'"
     else:
         fits = (input_shape[:-1] == target_shape[:-1]) * (len(input_shape) == len(target_shape))
-        wanted = f"'{name}' must have as many dimensions and rows as 'input' and each row of it must have a label or -1"
+        wanted = (
+            f"'{name}' must have as many dimensions and rows as 'input', and each row of it must have a label or a "
+            "negative value"
+        )
     has_rank = len(input_shape) in (1, 2)
     has_classes = input_shape[-1:] != (0,)
     has_labels = target_shape[-1:] != (0,)

@@ -34,7 +34,7 @@ def loss(call, input, labels, reduction):
         output = _ops.dynamic_losses[kernel][function][reduction](input, labels)
         if reduction != "none":
             return output.reshape(())
-        # MindSpore 2.7 cannot use a shape that was checked once more ("Failed to get input node"): only if it must be.
+        # MindSpore 2.7 cannot use a shape again that was checked ("Failed to get input node"), if its rank is known.
         if ops.is_sequence_shape_unknown(input.shape):
             return output.reshape(input.shape[:-1])
         return output.reshape((-1,) * (len(input.shape) - 1))

@@ -24,7 +24,7 @@ def form(request):
     ("unknown", "shapes"),
     [
         ([None, None], [(2, 4), (7, 33), (1, 1), (3, 5000), (2, 4)]),
-        ([None, 33], [(2, 33), (5, 33)]),
+        ([None, 33], [(2, 33), (0, 33), (5, 33)]),
         ([3, None], [(3, 4), (3, 900)]),
         ([None], [(4,), (700,)]),
     ],
@@ -297,6 +297,7 @@ def test_gradient_of_row_losses_while_the_rank_changes(mode, rng, forms):
         (((2, 2, 4), (2, 2, 4)), "rank of 'input' must be 1 or 2"),
         (((), ()), "rank of 'input' must be 1 or 2"),
         (((4,), (1, 4)), "the same as that of 'input'|as many dimensions and rows as 'input'"),
+        (((4,), ()), "the same as that of 'input'|as many dimensions and rows as 'input'"),
         (((2, 0), (2, 0)), "number of classes must be positive"),
         (((2, 4), (2, 0)), "the same as that of 'input'|must have a label"),
     ],

@@ -95,6 +95,11 @@ def test_its_errors_name_the_function_and_the_value(mode, form):
         ((x, [[1]]), TypeError, "'labels' must be a Tensor, but got"),
         ((x.astype(ms.float64), y), TypeError, "'input' must be float16 or float32, but got Float64"),
         ((x, y.astype(ms.int64)), TypeError, "'labels' must be int32, but got Int64"),
+        (
+            (x[0], y[0, 0]),
+            ValueError,
+            "dimensions and rows as 'input', whose shape is .4,., but got shape ..\\.",
+        ),
         ((x.reshape((2, 2, 2)), y), ValueError, "rank of 'input' must be 1 or 2, but got shape .2, 2, 2."),
         (
             (x, Tensor(np.zeros((3, 3), np.int32))),
