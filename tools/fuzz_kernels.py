@@ -73,6 +73,10 @@ def make_case(seed, index):
                 row[count] = -rng.integers(1, 2**31)
             if count and rng.integers(40) == 0:
                 row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
+    if rng.integers(6) == 0:  # late in training: few margins are not met
+        for scores, row in zip(input, target):
+            own = row[:targets][(row[:targets] >= 0) & (row[:targets] < classes)]
+            scores[own] = np.abs(scores[own]) + dtype(3)
     reduction = REDUCTIONS[rng.integers(3)]
     dout = np.asarray(rng.standard_normal(rows if reduction == "none" else ()), dtype)
     return {
@@ -90,7 +94,7 @@ def make_case(seed, index):
 def make_scores(rng, rows, classes, dtype):
     """Scores of one of many kinds."""
     scores = rng.standard_normal((rows, classes))
-    kind = rng.integers(8)
+    kind = rng.integers(10)
     largest = float(np.finfo(dtype).max)
     if kind == 1:
         scores = np.round(scores * 4) / 4  # ties
@@ -105,6 +109,10 @@ def make_scores(rng, rows, classes, dtype):
         scores = rng.choice((0.0, -0.0, 1.0, -1.0, largest, -largest), (rows, classes))
     elif kind == 6:
         scores[rng.random(scores.shape) < 0.3] = -np.inf  # masked classes
+    elif kind == 7:
+        scores = np.round(scores * 2) / 2 + scores * 1e-5  # dense clusters
+    elif kind == 8:
+        scores = np.exp(rng.choice((4, 20)) * scores)  # outliers
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
         for _ in range(rng.integers(1, 5)):  # infinities meet

@@ -4,9 +4,12 @@
 // In reading order.
 // clang-format off
 #include "row_targets.h"   // the targets and their thresholds
-#include "row_tree.h"      // the thresholds, sorted
+#include "row_sort.h"      // the thresholds, sorted
 #include "row_tile.h"      // the scores, a tile of classes at a time
-#include "row_search.h"    // the rank of each score among the thresholds
+#include "row_direct.h"    // hinges and ranks of a group of scores, for few thresholds,
+#include "row_segments.h"  // for some,
+#include "row_buckets.h"   // and for many
+#include "row_method.h"    // which of these
 #include "row_loss.h"      // the sum of the hinges
 #include "row_gradient.h"  // the numbers of active pairs
 // clang-format on

@@ -15,20 +15,21 @@ constexpr int64_t kPiece = 1 << 15;
 
 inline int64_t Pieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
 
-// Floats that begin at a cache line, so that no leaf of the search tree lies across two.
-class AlignedFloats {
+// Values of four bytes that begin at a cache line, so that no vector of them lies across two.
+template <class Value>
+class Aligned {
  public:
-  void Assign(int64_t count, float value) {
+  void Assign(int64_t count, Value value) {
     lines_.assign((count + kLine - 1) / kLine, Line{});
     std::fill_n(data(), count, value);
   }
-  float *data() { return reinterpret_cast<float *>(lines_.data()); }
-  const float *data() const { return reinterpret_cast<const float *>(lines_.data()); }
+  Value *data() { return reinterpret_cast<Value *>(lines_.data()); }
+  const Value *data() const { return reinterpret_cast<const Value *>(lines_.data()); }
 
  private:
   static constexpr int64_t kLine = 16;
-  struct alignas(kLine * sizeof(float)) Line {
-    float values[kLine];
+  struct alignas(kLine * sizeof(Value)) Line {
+    Value values[kLine];
   };
   std::vector<Line> lines_;
 };
@@ -38,32 +39,60 @@ struct SortEntry {
   int32_t j;
 };
 
+// How the hinges and the ranks of the scores are found.
+enum class Method { kDirect, kSegments, kBuckets };
+
+// A bucket: how many thresholds are less than all of it, and its own. row_buckets.h
+struct alignas(16) Bucket {
+  int32_t first;
+  float thresholds[3];
+};
+
+// The sum of the hinges for a rank: count * (score - base) + rest.
+struct alignas(16) Line {
+  float count, base, rest, unused;
+};
+
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
 // Each target has a threshold q (definition.h). Of the sorted thresholds, let k be less than a score x: its rank. The
 // class with that score adds to the row's loss
-//   sum over these k thresholds of x - q = k * (x - base) + rest[k], for a base among them.
+//   sum over these k thresholds of x - q = k * (x - base) + rest, for base the greatest of the k.
+// No term of it is negative: nothing cancels.
 struct Row {
   int64_t index = 0;               // in the batch
   double scale = 0;                // the gradient of one active pair
   std::vector<int32_t> targets;    // y[0..T)
+  int target_flags = 0;            // what in their scores is not finite
   std::vector<float> thresholds;   // of each target, padded by +inf
+  float least = 0;                 // of the thresholds
   std::vector<int64_t> by_tile;    // the positions in targets, ordered by the tile of classes that the target is in
   std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
   float absent = 0;                // a score that no threshold is less than: it stands for targets and padding
-  AlignedFloats sorted;            // the thresholds, sorted, padded by +inf to 2^levels leaves
-  std::vector<int32_t> ranks;      // of each threshold: how many are less
-  int levels = 0;                  // of the search tree; 0 if there is none
-  int64_t leaf = 1;                // how many thresholds one leaf of the tree has
-  std::vector<float> tree;         // the greatest of each leaf, as a binary tree: level d in [2^d, 2^(d + 1))
-  std::vector<float> top;          // its first t levels, spread to 2^t entries each: entry i of level d at d * 2^t + i
-  std::vector<float> base, rest;   // as above; row_loss.h says where a base stands
+  Method method = Method::kDirect;
+  Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
+  int64_t sorted_count = 0;               // without the padding
+  std::vector<int32_t> ranks;             // of each threshold: how many are less
+  int levels = 0;                         // of the tree that finds a score's segment
+  int64_t depth = 1;                      // how many of the sorted thresholds a segment has
+  Aligned<float> bounds;                  // the tree
+  Aligned<float> count, base, rest;       // of each segment: the line of the thresholds that are less than all of it
+  Aligned<int32_t> first;                 // how many these are
+  Aligned<float> steps;                   // the thresholds in each segment
+  Aligned<float> origin, factor;          // of each segment: how its scores are spread over its buckets
+  Aligned<int32_t> first_bucket;          // of each segment
+  int64_t buckets = 0;                    // of a segment
+  std::vector<Bucket> bucket;             // all of them
+  std::vector<Line> lines;                // for each rank
+  std::vector<int32_t> thresholds_below;  // for each rank among different thresholds: how many it makes with all
+  std::vector<int32_t> merged;            // the place of each sorted threshold once equal ones are merged
   std::vector<SortEntry> entries, moved;  // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
+  bool computes_value = false;            // whether arithmetic in float32 gives just these
 };
 
-// What the pieces found out about the targets' gradients: the number of classes of rank k (or, where there is no search
-// tree, active with target k) is the sum of the 2^log2_ways counts from k * 2^log2_ways on.
+// What the pieces found out about the targets' gradients: the number of classes of rank k > 0 (or, with the direct
+// method, active with target k) is the sum of the 2^log2_ways counts from k * 2^log2_ways on.
 struct Counts {
   int log2_ways = 0;
   std::vector<uint32_t> counts;

@@ -9,122 +9,157 @@
 #include <cstring>
 #include <vector>
 
-#include "row_search.h"
+#include "row_method.h"
 
 namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-// How many vectors the inner loops work on side by side.
-constexpr int kGradientVectors = 4;
+// The gradients of classes, given their numbers of active targets, by arithmetic in float32: the scale is a sum of two.
+class GradientOfRank {
+ public:
+  explicit GradientOfRank(double scale)
+      : high_(Fill(static_cast<float>(scale))), low_(Fill(static_cast<float>(scale - static_cast<float>(scale)))) {}
 
-// Up to here the gradient compares each score with each threshold instead of searching.
-constexpr int64_t kFewTargetsGradient = 8;
+  MLML_INLINE Floats operator()(Ints rank) const {
+    const Floats count = ToFloats(rank);
+    return MultiplyAdd(count, high_, count * low_);
+  }
+
+ private:
+  Floats high_, low_;
+};
+
+// Whether that gives row.value, which is rounded once, for all ranks: hardly ever it does not.
+template <class T>
+bool ComputesValue(const Row &row) {
+  const GradientOfRank gradient(row.scale);
+  Ints ranks;
+  for (int lane = 0; lane < kLanes; ++lane) ranks[lane] = lane;
+  const auto count = static_cast<int64_t>(row.targets.size()) + 1;
+  for (int64_t k = 0; k < count; k += kLanes, ranks += kLanes) {
+    T rounded[kLanes];
+    Store(rounded, gradient(ranks));
+    const Floats computed = Load(rounded);
+    for (int64_t lane = 0; lane < std::min<int64_t>(kLanes, count - k); ++lane) {
+      if (computed[lane] != row.value[k + lane]) return false;
+    }
+  }
+  return true;
+}
 
 template <class T>
 void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) {
-  Prepare<T>(batch, index, kFewTargetsGradient, row);
+  if (!PrepareTargets<T>(batch, index, row)) return;
   row->scale = scale;
-  const size_t ranks = row->targets.size() + 1;
-  row->value.assign(std::max<size_t>(kFewTargetsGradient * 2, row->leaf << row->levels), 0);
-  for (size_t k = 0; k < ranks; k += kLanes) {  // rounded one by one, made float32 again by vectors
-    T rounded[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) rounded[lane] = FromDouble<T>(static_cast<double>(k + lane) * scale);
+  const auto count = static_cast<int64_t>(row->targets.size());
+  PrepareMethod(kOfGradient, row);
+  const bool merged = row->method == Method::kBuckets;
+  const int64_t ranks = (merged ? row->sorted_count : count) + 1;
+  row->value.resize((ranks + kLanes - 1) / kLanes * kLanes);
+  for (int64_t k = 0; k < ranks; k += kLanes) {  // rounded one by one, made float32 again by vectors
+    T rounded[kLanes] = {};
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, ranks - k); ++i) {
+      rounded[i] = FromDouble<T>(static_cast<double>(merged ? row->thresholds_below[k + i] : k + i) * scale);
+    }
     Store(&row->value[k], Load(rounded));
   }
+  row->computes_value = !merged && ComputesValue<T>(*row);
 }
+
+constexpr int kLog2Lanes = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
 
 void StartCounts(const Row &row, Counts *counts) {
   // Counting apart per lane keeps increments of the same counter from waiting for each other. With many ranks they are
   // rarely the same, and the cache matters more.
   const size_t ranks = row.targets.size() + 1;
-  counts->log2_ways = ranks <= 1024 ? 3 : 0;
+  counts->log2_ways = row.method == Method::kDirect ? kLog2Lanes : ranks <= 1024 ? 3 : 0;
   counts->counts.assign(ranks << counts->log2_ways, 0);
 }
 
-template <int kTargets = kFewTargetsGradient, class Source>
-void GradientFew(const Tile<Source> &tile, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
-  if (static_cast<int>(row.targets.size()) < kTargets) {
-    if constexpr (kTargets > 1) GradientFew<kTargets - 1>(tile, row, counts, check, gradient);
-    return;
-  }
-  const Table<kFewTargetsGradient * 2> value(row.value.data());
-  Floats thresholds[kTargets];
-  LaneCounter active[kTargets];
-  for (int j = 0; j < kTargets; ++j) thresholds[j] = Fill(row.thresholds[j]);
-  FiniteCheck finite = *check;
-  for (int64_t i = 0; i < tile.count; i += kGradientVectors * kLanes) {
-    Floats scores[kGradientVectors];
-    tile.LoadGroup(i, scores);
-    finite.Add(scores);
+// 0 in every lane as long as only finite scores were added.
+class FiniteCheck {
+ public:
+  MLML_INLINE void Add(const Floats (&group)[kVectors]) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kGradientVectors; ++v) {
-      Ints targets = {};
-      for (int j = 0; j < kTargets; ++j) {
-        targets = CountGreater(targets, scores[v], thresholds[j]);
-        active[j].AddGreater(scores[v], thresholds[j]);
-      }
-      Store(gradient + i + v * kLanes, value(targets));
-    }
+    for (int v = 0; v < kVectors; ++v) check_[v % 2] += group[v] * 0.0f;
   }
-  *check = finite;
-  for (int j = 0; j < kTargets; ++j) counts->counts[j << counts->log2_ways] += active[j].Total();
-}
-
-// Writes the gradients of a group, and where the ranks are counted.
-struct StoreGradients {
-  float *gradient;
-  int32_t *counters;
-  int log2_ways;
-  FiniteCheck check;
-
-  template <class ByRank>
-  MLML_INLINE void operator()(int64_t i, const Floats (&scores)[kGradientVectors],
-                              const Ints (&ranks)[kGradientVectors], const Floats (&value)[kGradientVectors], ByRank) {
-    check.Add(scores);
-#pragma GCC unroll 8
-    for (int v = 0; v < kGradientVectors; ++v) {
-      Store(counters + i + v * kLanes, ranks[v] << log2_ways);
-      Store(gradient + i + v * kLanes, value[v]);
-    }
+  bool Finite() const {
+    const Floats check = check_[0] + check_[1];
+    float sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += check[lane];
+    return sum == 0;
   }
+
+ private:
+  Floats check_[2] = {};
 };
 
-template <class Source>
-void GradientRanked(const Tile<Source> &tile, const Row &row, Counts *counts, FiniteCheck *check, float *gradient) {
-  int32_t counters[kTile];
-  StoreGradients store{gradient, counters, counts->log2_ways, *check};
-  Search<kGradientVectors>(tile, row, row.value.data(), store);
-  *check = store.check;
+// Counts how often each rank is among those of a tile.
+void CountRanks(const int32_t *ranks, int64_t number, Counts *counts) {
   uint32_t *count = counts->counts.data();
-  const int ways = 1 << counts->log2_ways;
-  for (int64_t i = 0; i < tile.count; i += 8) {
-    for (int lane = 0; lane < 8; ++lane) ++count[counters[i + lane] + (lane & (ways - 1))];
+  const int log2_ways = counts->log2_ways, ways = 1 << log2_ways;
+  for (int64_t i = 0; i < number; i += 8) {
+    for (int lane = 0; lane < 8; ++lane) ++count[(ranks[i + lane] << log2_ways) + (lane & (ways - 1))];
   }
+}
+
+// Writes the gradients of a tile's classes, and counts.
+template <class T, class RankMethod, class Source>
+void GradientOfTile(const Tile<Source> &tile, const Row &row, const RankMethod method, Counts *counts,
+                    FiniteCheck *check, T *gradient) {
+  int32_t ranks_of[kTile];
+  int64_t number = 0;  // of classes that may be active
+  FiniteCheck finite = *check;
+  const GradientOfRank gradient_of(row.scale);
+  const auto write_zeros = [&](int64_t i) MLML_INLINE_LAMBDA {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
+  };
+  const auto write = [&](const Floats(&scores)[kVectors], const int64_t (&places)[kVectors]) MLML_INLINE_LAMBDA {
+    Ints ranks[kVectors];
+    finite.Add(scores);
+    method.Ranks(scores, ranks, counts->counts.data());
+    int32_t *group = ranks_of + number;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Store(group + v * kLanes, ranks[v]);
+    if (row.computes_value) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], gradient_of(ranks[v]));
+    } else {
+      float values[kGroup];
+      for (int64_t c = 0; c < kGroup; ++c) values[c] = row.value[group[c]];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], Load(values + v * kLanes));
+    }
+    if (!RankMethod::kCountsTargets) number += kGroup;
+  };
+  WithActive<RankMethod::kSifts>(tile, row, write_zeros, write);
+  *check = finite;
+  CountRanks(ranks_of, number, counts);
 }
 
 template <class T>
 bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   T *output = static_cast<T *>(gradient) + row.index * batch.classes;
+  const int64_t begin = piece * kPiece, end = std::min(begin + kPiece, batch.classes);
+  if (row.targets.empty()) {
+    std::memset(output + begin, 0, (end - begin) * sizeof(T));
+    return false;
+  }
   FiniteCheck check;
-  bool finite = true;
   for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
     const int64_t count = std::min(kTile, batch.classes - tile * kTile);
-    if (row.targets.empty()) {
-      std::memset(output + tile * kTile, 0, count * sizeof(T));
-      continue;
-    }
-    float values[kTile];
-    finite &= WithTile<T>(input, batch.classes, row, tile, output, false, [&](const auto &scores) {
-      row.levels == 0 ? GradientFew(scores, row, counts, &check, values)
-                      : GradientRanked(scores, row, counts, &check, values);
+    T padded[kTile];
+    T *values = count % kGroup == 0 ? output + tile * kTile : padded;
+    WithTile<T>(input, batch.classes, row, tile, output, false, [&](const auto &scores) {
+      WithMethod(row, [&](const auto method) { GradientOfTile(scores, row, method, counts, &check, values); });
     });
-    StoreTile(values, count, output + tile * kTile);
+    if (values == padded) std::copy_n(padded, count, output + tile * kTile);
   }
-  if (row.targets.empty() || (finite && check.Finite())) return false;
-  const T *end = input + std::min((piece + 1) * kPiece, batch.classes);
-  return std::any_of(input + piece * kPiece, end, [](T score) { return std::isnan(ToFloat(score)); });
+  if ((row.target_flags & kNan) != 0) return true;
+  return !check.Finite() && std::any_of(input + begin, input + end, [](T score) { return std::isnan(ToFloat(score)); });
 }
 
 // For each target, the number of classes that it is active with.
@@ -135,7 +170,7 @@ std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {
     const uint32_t *of_rank = &counts.counts[k << counts.log2_ways];
     for (int way = 0; way < 1 << counts.log2_ways; ++way) totals[k] += of_rank[way];
   }
-  if (row.levels == 0) return totals;
+  if (row.method == Method::kDirect) return totals;
   for (size_t k = ranks; k-- > 0;) totals[k] += totals[k + 1];
   std::vector<int64_t> active(row.targets.size());
   for (size_t j = 0; j < active.size(); ++j) active[j] = totals[row.ranks[j] + 1];

@@ -1,114 +1,73 @@
 // The loss of a row: the sum of its hinges, piece by piece.
 //
-// As long as there are few pairs of a target and a class, the hinges are computed one by one. Beyond, a score's rank
-// says which hinges are active, and their sum is a line in the score: two small tables instead of a loop over the
-// targets.
+// As long as there are few pairs of a target and a class, the hinges are rounded to float32 and added one by one.
+// Beyond, those of a group are added in float32, and the groups in double.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <type_traits>
+#include <limits>
 
-#include "row_search.h"
+#include "row_method.h"
 
 namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
-constexpr int kSumVectors = 8;
-
-// Of the k thresholds below a score, the base is the one that is first in the search tree to be below it: it has the
-// place of k's leading bit, so the exponent of k as a float finds it in a table that fits every k. Fewer thresholds are
-// above the base than not, so that k * (x - base) + rest[k] cancels by less than a factor of two.
-uint32_t ExponentField(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits >> 23;
-}
-
 template <class T>
 void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
-  Prepare<T>(batch, index, 0, row);
-  if (row->targets.empty()) return;
-  row->rest.assign(row->leaf << row->levels, 0);
-  row->base.assign(kBases, 0);
-  const float *sorted = row->sorted.data();
-  const bool by_rank = row->leaf == 1 && row->levels <= kBaseLevels;
-  double sum = 0;  // of the k least thresholds
-  float base = 0;
-  for (size_t k = 1; k <= row->targets.size(); ++k) {
-    sum += sorted[k - 1];
-    if ((k & (k - 1)) == 0) base = sorted[k - 1];
-    row->base[by_rank ? k : ExponentField(static_cast<float>(k)) % kBases] = base;
-    row->rest[k] = static_cast<float>(static_cast<double>(k) * base - sum);
-  }
+  if (!PrepareTargets<T>(batch, index, row)) return;
+  const auto count = static_cast<int64_t>(row->targets.size());
+  if (HasFewPairs(count, batch.classes)) return;
+  PrepareMethod(kOfLoss, row);
+  if (row->method == Method::kBuckets) BuildLines(row);
 }
 
 // Each term of the loss is rounded to float32, as documented, and added in double.
 template <class Source>
-void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum, FiniteCheck *check) {
-  for (int64_t i = 0; i < tile.count; i += kSumVectors * kLanes) {
-    Floats scores[kSumVectors];
-    tile.LoadGroup(i, scores);
-    check->Add(scores);
+void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
+  for (int64_t i = 0; i < tile.count; i += kGroup) {
+    Floats scores[kVectors];
+    LoadGroup(tile, i, scores);
     for (size_t j = 0; j < row.targets.size(); ++j) {
       const Floats threshold = Fill(row.thresholds[j]);
 #pragma GCC unroll 8
-      for (int v = 0; v < kSumVectors; ++v) sum->Add(Max(scores[v] - threshold, Floats{}));
+      for (int v = 0; v < kVectors; ++v) sum->Add(Max(Floats{}, scores[v] - threshold));
     }
   }
 }
 
-// Adds up what the classes of a group add to the loss. A score that is infinite or NaN makes the sum infinite or NaN.
-struct AddHinges {
-  Table<kBases> base;
-  DoubleSum total;
-
-  template <bool kByRank>
-  MLML_INLINE void operator()(int64_t, const Floats (&scores)[kSumVectors], const Ints (&ranks)[kSumVectors],
-                              const Floats (&rest)[kSumVectors], std::bool_constant<kByRank>) {
-    Floats hinges[kSumVectors];
+// A score that is +inf or NaN makes the sum infinite or NaN; so may one of -inf.
+template <class HingeMethod, class Source>
+void SumHinges(const Tile<Source> &tile, const Row &row, const HingeMethod method, DoubleSum *total) {
+  DoubleSum sum = *total;
+  const auto add = [&](const Floats(&scores)[kVectors], const int64_t (&)[kVectors]) MLML_INLINE_LAMBDA {
+    Floats hinges[kVectors];
+    method.Hinges(scores, hinges);
 #pragma GCC unroll 8
-    for (int v = 0; v < kSumVectors; ++v) {
-      const Floats rank = ToFloats(ranks[v]);
-      const Ints place = kByRank ? ranks[v] : Exponents(rank);
-      hinges[v] = rank * (scores[v] - base.Modulo(place)) + rest[v];
-    }
-#pragma GCC unroll 8
-    for (int stride = kSumVectors / 2; stride > 0; stride /= 2) {
+    for (int stride = kVectors / 2; stride > 0; stride /= 2) {
 #pragma GCC unroll 8
       for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];
     }
-    total.Add(hinges[0]);
-  }
-};
-
-template <class Source>
-void SumRanked(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
-  AddHinges add{Table<kBases>(row.base.data()), *sum};
-  Search<kSumVectors>(tile, row, row.rest.data(), add);
-  *sum = add.total;
+    sum.Add(hinges[0]);
+  };
+  WithActive<HingeMethod::kSifts>(tile, row, [](int64_t) {}, add);
+  *total = sum;
 }
 
-// The sum of one piece's hinges, and whether everything in it is finite. With `clamp`, classes whose score is -inf add
-// nothing.
+// The sum of one piece's hinges. With `clamp`, classes whose score is -inf add nothing.
 template <class T>
-double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp, bool *finite) {
+double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   const bool few = HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes);
   DoubleSum sum;
-  FiniteCheck check;
-  bool copies_finite = true;
   for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    copies_finite &= WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
-      few ? SumTerms(scores, row, &sum, &check) : SumRanked(scores, row, &sum);
+    WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
+      if (few) return SumTerms(scores, row, &sum);
+      WithMethod(row, [&](const auto method) { SumHinges(scores, row, method, &sum); });
     });
   }
-  const double total = sum.Total();
-  *finite = copies_finite && check.Finite() && std::isfinite(total);
-  return total;
+  return sum.Total();
 }
 
 template <class T>
@@ -125,19 +84,17 @@ int FindFlags(const Batch &batch, const Row &row, int64_t piece) {
       if (!is_target[i - begin]) flags |= FlagsOfOther(ToFloat(input[i]));
     }
   }
-  for (int32_t target : row.targets) flags |= FlagsOfTarget(ToFloat(input[target]));
-  return flags;
+  return flags | row.target_flags;
 }
 
 template <class T>
 PartialSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
   if (row.targets.empty()) return {0, 0};
-  bool finite;
-  const double sum = SumScores<T>(batch, row, piece, false, &finite);
-  if (finite) return {sum, 0};
+  const double sum = SumScores<T>(batch, row, piece, false);
+  if (row.target_flags == 0 && std::isfinite(sum)) return {sum, 0};
   const int flags = FindFlags<T>(batch, row, piece);
   if (DecideSum(flags)) return {0, flags};
-  return {SumScores<T>(batch, row, piece, true, &finite), flags};  // finite scores, and masked classes
+  return {SumScores<T>(batch, row, piece, true), flags};  // finite scores, and masked classes
 }
 
 // The row's sum from its formula in double: for scores so large that float32 overflows on the way.

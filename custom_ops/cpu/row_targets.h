@@ -61,9 +61,24 @@ template <class T>
 void ComputeThresholds(const T *input, Row *row) {
   const size_t count = row->targets.size();
   row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
+  row->target_flags = 0;
   for (size_t j = 0; j < count; ++j) {
-    row->thresholds[j] = SortableThreshold(ToFloat(input[row->targets[j]]));
+    const float score = ToFloat(input[row->targets[j]]);
+    row->thresholds[j] = SortableThreshold(score);
+    row->target_flags |= FlagsOfTarget(score);
   }
+  row->least = *std::min_element(row->thresholds.begin(), row->thresholds.end());
+  row->absent = row->least == -kInfinity ? -kInfinity : kLowest;
+}
+
+// Reads the row's targets. False if there are none.
+template <class T>
+bool PrepareTargets(const Batch &batch, int64_t index, Row *row) {
+  ReadTargets(batch, index, row);
+  if (row->targets.empty()) return false;
+  GroupByTile(batch.classes, row);
+  ComputeThresholds(static_cast<const T *>(batch.input) + index * batch.classes, row);
+  return true;
 }
 
 }  // namespace

@@ -12,19 +12,17 @@
 
 // The inner loops are put together from small pieces, which must not become calls that pass vectors through memory.
 #define MLML_INLINE __attribute__((always_inline)) inline
+#define MLML_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace mlml {
 namespace MLML_ISA {  // every instruction set's code has names of its own: the linker must not merge them
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
-constexpr int kTopLevels = 5;  // of a binary tree: one instruction looks up any of that many levels
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
-constexpr int kTopLevels = 3;
 #else
 constexpr int kLanes = 4;
-constexpr int kTopLevels = 2;
 #endif
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
@@ -48,31 +46,32 @@ inline Ints Load(const int32_t *from) {
 inline void Store(float *to, Floats value) { std::memcpy(to, &value, sizeof(value)); }
 inline void Store(int32_t *to, Ints value) { std::memcpy(to, &value, sizeof(value)); }
 
-// The exponent fields of floats that are not negative.
-inline Ints Exponents(Floats value) { return reinterpret_cast<Ints>(value) >> 23; }
-
 // What follows is defined once for each instruction set, in the file that is included below.
 
 Floats Load(const Float16 *from);
-void Store(Float16 *to, Floats value);  // rounded to nearest, ties to even
-Floats Max(Floats a, Floats b);         // the greater of the two; b where either is NaN
+void Store(Float16 *to, Floats value);             // rounded to nearest, ties to even
+Floats Max(Floats a, Floats b);                    // the greater of the two; b where either is NaN
+Floats Min(Floats a, Floats b);                    // the less; b where either is NaN
+Floats MultiplyAdd(Floats a, Floats b, Floats c);  // a * b + c, rounded once where the processor can
 Floats ToFloats(Ints value);
+Ints Truncate(Floats value);  // towards 0; the value must fit
 
 Ints AddIfGreater(Ints value, int add, Floats a, Floats b);  // value + add in the lanes where a > b
 Ints CountGreater(Ints count, Floats a, Floats b);           // count + 1 there
 int LanesGreater(Floats a, Floats b);                        // how many lanes of a are greater
-class LaneCounter;                                           // has AddGreater(a, b), which adds them up, and Total()
+bool AnyNegative(Ints value);
+bool AnyNotAtMost(Floats a, Floats b);  // whether a <= b does not hold in some lane
 
 Doubles LowHalf(Floats value);
 Doubles HighHalf(Floats value);
 
-Floats Gather(const float *entries, Ints index);
-
-// A table of kSize floats, a power of two. table(index) looks up one entry per lane, table.Modulo(index) that at
-// index % kSize. Permutations of registers look it up in a fraction of the time that a gather takes, as long as they
-// are few. The entries must outlive the table.
+// A table of kSize floats, a whole number of vectors. table(index) looks up one entry per lane.
 template <int kSize>
 class Table;
+
+// For each lane, the four floats (or int32) of rows[index]: columns[c] has number c of each.
+template <class Four>
+void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]);
 
 }  // namespace MLML_ISA
 }  // namespace mlml

@@ -19,32 +19,47 @@ inline void Store(Float16 *to, Floats value) {
 inline Floats Max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Doubles LowHalf(Floats value) { return _mm256_cvtps_pd(_mm256_castps256_ps128(value)); }
 inline Doubles HighHalf(Floats value) { return _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)); }
-inline Floats Gather(const float *entries, Ints index) {
-  return _mm256_i32gather_ps(entries, reinterpret_cast<__m256i>(index), sizeof(float));
-}
+inline Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+
+inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast<__m256>(value)) != 0; }
+inline bool AnyNotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)) != 0; }
 
 template <int kSize>
 class Table {
  public:
-  explicit Table(const float *entries) : entries_(entries) {
-    if constexpr (kSize <= kLanes) {
-      float padded[kLanes] = {};
-      std::memcpy(padded, entries, kSize * sizeof(float));
-      register_ = Load(padded);
-    }
+  explicit Table(const float *entries) : register_(Load(entries)) {
+    static_assert(kSize == kLanes, "one permutation looks up as many");
   }
 
-  MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
-
   MLML_INLINE Floats operator()(Ints index) const {
-    if constexpr (kSize <= kLanes) return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
-    return Gather(entries_, index);
+    return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
   }
 
  private:
   Floats register_;
-  const float *entries_;
 };
+
+template <class Four>
+MLML_INLINE void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]) {
+  static_assert(sizeof(Four) == sizeof(__m128), "four floats");
+  int32_t at[kLanes];
+  Store(at, index);
+  const auto row = [&](int lane) { return _mm_load_ps(reinterpret_cast<const float *>(rows + at[lane])); };
+  __m256 pairs[4];  // rows i and i + 4
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(row(i)), row(i + 4), 1);
+  }
+  const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(pairs[0], pairs[1]));
+  const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(pairs[2], pairs[3]));
+  const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(pairs[0], pairs[1]));
+  const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(pairs[2], pairs[3]));
+  columns[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+  columns[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+  columns[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+  columns[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+}
 
 }  // namespace MLML_ISA
 }  // namespace mlml

@@ -15,8 +15,12 @@ inline void Store(Float16 *to, Floats value) {
 }
 
 inline Floats Max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats Min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 inline Floats ToFloats(Ints value) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(value)); }
+
+inline Ints Truncate(Floats value) { return reinterpret_cast<Ints>(_mm512_cvttps_epi32(value)); }
 
 inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
   const __m512i values = reinterpret_cast<__m512i>(value);
@@ -28,15 +32,9 @@ inline Ints CountGreater(Ints count, Floats a, Floats b) { return AddIfGreater(c
 
 inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)); }
 
-// Counts outside of the vector units, which have enough to do.
-class LaneCounter {
- public:
-  MLML_INLINE void AddGreater(Floats a, Floats b) { count_ += static_cast<uint32_t>(LanesGreater(a, b)); }
-  uint32_t Total() const { return count_; }
+inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(value)) != 0; }
 
- private:
-  uint32_t count_ = 0;
-};
+inline bool AnyNotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ) != 0; }
 
 inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
@@ -44,48 +42,41 @@ inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32
 template <int kSize>
 class Table {
  public:
-  explicit Table(const float *entries) {
-    for (int i = 0; i < kRegisters; ++i) {
-      const int left = kSize - i * kLanes;
-      const auto mask = static_cast<__mmask16>(left >= kLanes ? 0xffff : (1 << left) - 1);
-      registers_[i] = _mm512_maskz_loadu_ps(mask, entries + i * kLanes);
-    }
-  }
-
-  MLML_INLINE Floats Modulo(Ints index) const {
-    static_assert(kSize == kLanes || kSize == 2 * kLanes, "the permutations read just these bits");
-    return (*this)(index);
+  explicit Table(const float *entries) : low_(Load(entries)), high_(Load(entries + kSize - kLanes)) {
+    static_assert(kSize == kLanes || kSize == 2 * kLanes, "one permutation looks up as many");
   }
 
   MLML_INLINE Floats operator()(Ints index) const {
     const __m512i lane = reinterpret_cast<__m512i>(index);
-    if constexpr (kSize <= kLanes) {
-      return _mm512_permutexvar_ps(lane, registers_[0]);
-    } else {
-      return Among<kSize>(lane, 0);
-    }
+    if constexpr (kSize == kLanes) return _mm512_permutexvar_ps(lane, low_);
+    return _mm512_permutex2var_ps(low_, lane, high_);
   }
 
  private:
-  static constexpr int kRegisters = (kSize + kLanes - 1) / kLanes;
-
-  // Looks up the kEntries entries from register `first` on, by the low bits of the index.
-  template <int kEntries>
-  MLML_INLINE __m512 Among(__m512i lane, int first) const {
-    if constexpr (kEntries == 2 * kLanes) {
-      return _mm512_permutex2var_ps(registers_[first], lane, registers_[first + 1]);
-    } else {
-      constexpr int kHalf = kEntries / 2;
-      return _mm512_mask_blend_ps(_mm512_test_epi32_mask(lane, _mm512_set1_epi32(kHalf)), Among<kHalf>(lane, first),
-                                  Among<kHalf>(lane, first + kHalf / kLanes));
-    }
-  }
-
-  __m512 registers_[kRegisters];
+  Floats low_, high_;
 };
 
-inline Floats Gather(const float *entries, Ints index) {
-  return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), entries, sizeof(float));
+template <class Four>
+MLML_INLINE void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]) {
+  static_assert(sizeof(Four) == sizeof(__m128), "four floats");
+  int32_t at[kLanes];
+  Store(at, index);
+  const auto row = [&](int lane) { return _mm_load_ps(reinterpret_cast<const float *>(rows + at[lane])); };
+  __m512 fours[4];  // rows i, i + 4, i + 8 and i + 12
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(row(i)), row(i + 4), 1);
+    const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(row(i + 8)), row(i + 12), 1);
+    fours[i] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(fours[0], fours[1]));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(fours[2], fours[3]));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(fours[0], fours[1]));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(fours[2], fours[3]));
+  columns[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+  columns[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+  columns[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+  columns[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
 }
 
 }  // namespace MLML_ISA

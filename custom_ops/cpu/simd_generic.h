@@ -26,23 +26,39 @@ inline void Store(Float16 *to, Floats value) {
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
 inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
 inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
-inline Floats Gather(const float *entries, Ints index) {
-  Floats value;
-  for (int i = 0; i < kLanes; ++i) value[i] = entries[index[i]];
-  return value;
+inline Floats Min(Floats a, Floats b) { return a < b ? a : b; }
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
+
+// Whether a bit of a lane is set.
+inline bool Any(Ints mask) {
+  int64_t halves[2];
+  std::memcpy(halves, &mask, sizeof(halves));
+  return (halves[0] | halves[1]) != 0;
 }
+
+inline bool AnyNegative(Ints value) { return Any(value < 0); }
+inline bool AnyNotAtMost(Floats a, Floats b) { return Any(~(a <= b)); }
 
 template <int kSize>
 class Table {
  public:
   explicit Table(const float *entries) : entries_(entries) {}
 
-  MLML_INLINE Floats Modulo(Ints index) const { return (*this)(index & (kSize - 1)); }
-  MLML_INLINE Floats operator()(Ints index) const { return Gather(entries_, index); }
+  MLML_INLINE Floats operator()(Ints index) const {
+    return Floats{entries_[index[0]], entries_[index[1]], entries_[index[2]], entries_[index[3]]};
+  }
 
  private:
   const float *entries_;
 };
+
+template <class Four>
+MLML_INLINE void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]) {
+  static_assert(sizeof(Four) == sizeof(Floats), "a row is a vector");
+  const auto row = [=](int lane) { return Load(reinterpret_cast<const float *>(rows + index[lane])); };
+  const Floats a = row(0), b = row(1), c = row(2), d = row(3);
+  for (int i = 0; i < 4; ++i) columns[i] = Floats{a[i], b[i], c[i], d[i]};
+}
 
 }  // namespace MLML_ISA
 }  // namespace mlml

@@ -15,18 +15,7 @@ inline int LanesGreater(Floats a, Floats b) {
   return count;
 }
 
-class LaneCounter {
- public:
-  MLML_INLINE void AddGreater(Floats a, Floats b) { counts_ = CountGreater(counts_, a, b); }
-  uint32_t Total() const {
-    uint32_t total = 0;
-    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(counts_[i]);
-    return total;
-  }
-
- private:
-  Ints counts_ = {};
-};
+inline Ints Truncate(Floats value) { return __builtin_convertvector(value, Ints); }
 
 }  // namespace MLML_ISA
 }  // namespace mlml

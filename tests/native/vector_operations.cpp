@@ -125,24 +125,43 @@ void CheckComparisons() {
   int32_t counts[kLanes];
   for (int32_t &count : counts) count = static_cast<int32_t>(generator() % 1000);
   const int add = 1 << generator() % 8;
-  const Floats max = Max(a.Vector(), b.Vector());
+  const Floats max = Max(a.Vector(), b.Vector()), min = Min(a.Vector(), b.Vector());
   const Ints added = AddIfGreater(Load(counts), add, a.Vector(), b.Vector());
   const Ints counted = CountGreater(Load(counts), a.Vector(), b.Vector());
-  LaneCounter counter;
-  counter.AddGreater(a.Vector(), b.Vector());
-  counter.AddGreater(b.Vector(), a.Vector());
-  counter.AddGreater(a.Vector(), b.Vector());
-  int greater = 0, less = 0;
+  int greater = 0;
+  bool all_at_most = true;
   for (int i = 0; i < kLanes; ++i) {
     const bool is_greater = a.values[i] > b.values[i];
     greater += is_greater;
-    less += a.values[i] < b.values[i];
+    all_at_most = all_at_most && a.values[i] <= b.values[i];
     Require(SameBits(max[i], is_greater ? a.values[i] : b.values[i]), "Max");
+    Require(SameBits(min[i], a.values[i] < b.values[i] ? a.values[i] : b.values[i]), "Min");
     Require(added[i] == counts[i] + (is_greater ? add : 0), "AddIfGreater");
     Require(counted[i] == counts[i] + is_greater, "CountGreater");
   }
   Require(LanesGreater(a.Vector(), b.Vector()) == greater, "LanesGreater");
-  Require(counter.Total() == static_cast<uint32_t>(2 * greater + less), "LaneCounter");
+  Require(AnyNotAtMost(a.Vector(), b.Vector()) == !all_at_most, "AnyNotAtMost");
+}
+
+// One lane decides.
+void CheckAny() {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    Lanes scores, bounds;
+    int32_t ints[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      scores.values[i] = bounds.values[i] = AnyFloat();
+      if (std::isnan(scores.values[i])) scores.values[i] = bounds.values[i] = -kInfinity;
+      ints[i] = static_cast<int32_t>(generator() >> 1);
+    }
+    Require(!AnyNotAtMost(scores.Vector(), bounds.Vector()) && !AnyNegative(Load(ints)), "nothing is found");
+    ints[lane] = ~ints[lane];
+    Require(AnyNegative(Load(ints)), "AnyNegative");
+    scores.values[lane] = kNan;
+    Require(AnyNotAtMost(scores.Vector(), bounds.Vector()), "AnyNotAtMost of NaN");
+    scores.values[lane] = 2;
+    bounds.values[lane] = 1;
+    Require(AnyNotAtMost(scores.Vector(), bounds.Vector()), "AnyNotAtMost");
+  }
 }
 
 template <int kSize>
@@ -158,25 +177,24 @@ void CheckTable() {
     const Floats found = table(Load(indices));
     for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i]], "Table");
   }
-  if constexpr (kSize == 32) {  // the table of the bases
-    for (int first = 0; first < 1024; ++first) {
-      int32_t indices[kLanes];
-      for (int i = 0; i < kLanes; ++i) indices[i] = first + 7 * i;
-      const Floats found = table.Modulo(Load(indices));
-      for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i] % kSize], "Table.Modulo");
-    }
-  }
-  if constexpr (kSize < 256) CheckTable<2 * kSize>();  // a tree in registers has up to 256 leaves
 }
 
-void CheckGather() {
-  std::vector<float> entries(5000);
-  for (size_t i = 0; i < entries.size(); ++i) entries[i] = static_cast<float>(i);
+void CheckLookUpRows() {
+  struct alignas(16) Four {
+    float values[4];
+  };
+  std::vector<Four> rows(1000);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (int c = 0; c < 4; ++c) rows[i].values[c] = static_cast<float>(4 * i + c);
+  }
   for (int round = 0; round < 100; ++round) {
     int32_t indices[kLanes];
-    for (int32_t &index : indices) index = static_cast<int32_t>(generator() % entries.size());
-    const Floats found = Gather(entries.data(), Load(indices));
-    for (int i = 0; i < kLanes; ++i) Require(found[i] == static_cast<float>(indices[i]), "Gather");
+    for (int32_t &index : indices) index = static_cast<int32_t>(generator() % rows.size());
+    Floats columns[4];
+    LookUpRows(rows.data(), Load(indices), columns);
+    for (int c = 0; c < 4; ++c) {
+      for (int i = 0; i < kLanes; ++i) Require(columns[c][i] == static_cast<float>(4 * indices[i] + c), "LookUpRows");
+    }
   }
 }
 
@@ -185,15 +203,28 @@ void CheckConversions() {
   int32_t ints[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     ints[i] = static_cast<int32_t>(generator() >> generator() % 31) - 1000;
-    const int exponent = static_cast<int>(generator() % 256);
-    lanes.values[i] = exponent == 255 ? kInfinity : exponent == 0 ? 0x1.8p-130f : std::ldexp(1.75f, exponent - 127);
-    Require(Exponents(Fill(lanes.values[i]))[i] == exponent, "Exponents");
+    lanes.values[i] = std::ldexp(static_cast<float>(ints[i]), -8);
   }
+  const Ints truncated = Truncate(lanes.Vector());
   const Floats floats = ToFloats(Load(ints));
   const Doubles low = LowHalf(lanes.Vector()), high = HighHalf(lanes.Vector());
   for (int i = 0; i < kLanes; ++i) {
     Require(floats[i] == static_cast<float>(ints[i]), "ToFloats");
+    Require(truncated[i] == static_cast<int32_t>(lanes.values[i]), "Truncate");
     Require((i < kLanes / 2 ? low[i] : high[i - kLanes / 2]) == lanes.values[i], "LowHalf, HighHalf");
+  }
+}
+
+// A fused operation rounds once; without one, integers are exact either way.
+void CheckMultiplyAdd() {
+  Lanes a, b, c;
+  for (int i = 0; i < kLanes; ++i) {
+    for (Lanes *lanes : {&a, &b, &c})
+      lanes->values[i] = static_cast<float>(static_cast<int>(generator() % 2001) - 1000);
+  }
+  const Floats result = MultiplyAdd(a.Vector(), b.Vector(), c.Vector());
+  for (int i = 0; i < kLanes; ++i) {
+    Require(result[i] == a.values[i] * b.values[i] + c.values[i], "MultiplyAdd");
   }
 }
 
@@ -216,12 +247,15 @@ void CheckDoubleSum() {
 
 int main() {
   CheckFloat16();
-  CheckTable<2>();
-  CheckGather();
+  CheckTable<kLanes>();
+  if constexpr (kLanes == 16) CheckTable<2 * kLanes>();
+  CheckLookUpRows();
   for (int round = 0; round < 2000; ++round) {
     CheckLoadAndStore();
     CheckComparisons();
     CheckConversions();
+    CheckMultiplyAdd();
+    CheckAny();
   }
   CheckDoubleSum();
   std::printf("%lld checks, %lld wrong\n", static_cast<long long>(checks), static_cast<long long>(mistakes));

@@ -38,7 +38,8 @@ def run(kernel, *inputs, shape):
 
 
 def case(rng, classes, targets, dtype):
-    """Three rows: distinct targets, targets with repeats, scores with ties; now and then one that is not finite."""
+    """Three rows: distinct targets, targets with repeats, scores with ties; now and then one that is not finite, or one
+    in which most margins are met."""
     input = rng.standard_normal((3, classes)).astype(dtype)
     input[2] = np.round(input[2] * 4) / 4
     target = rng.integers(-9, classes, (3, classes)).astype(np.int32)
@@ -48,6 +49,8 @@ def case(rng, classes, targets, dtype):
         target[row, :targets] = labels[:targets]
         if targets < classes:
             target[row, targets] = -1
+    if rng.integers(4) == 0:  # late in training: few margins are not met
+        input[1, target[1, :targets]] = 4
     special = (np.nan, np.inf, -np.inf, None, None, None, None, None)[rng.integers(8)]
     if special is not None:
         input[rng.integers(3), rng.integers(classes)] = special

@@ -19,6 +19,14 @@ def values_of(*names):
     return set.union(*found.values())
 
 
+def crossovers():
+    """The numbers of targets up to which a method of the CPU kernels serves, on one instruction set or another."""
+    method = (KERNELS / "cpu" / "row_method.h").read_text()
+    found = [int(number) for table in re.findall(r"kOf\w+ = \{([\d, ]+)\}", method) for number in table.split(",")]
+    assert found, "row_method.h has no crossovers"
+    return set(found) - {0}
+
+
 def around(sizes):
     """The sizes, and those that are one less and one more."""
     return {size + step for size in sizes for step in (-1, 0, 1)}
@@ -30,7 +38,7 @@ CLASSES = sorted(around(_LANES) | around({4 * lanes for lanes in _LANES}) | arou
 # Of targets: none, vectors, the ways to sort, to search and to count.
 TARGETS = sorted(
     {0, 1, 2}
-    | around(_LANES)
-    | around(values_of("kFewTargetsGradient", "kFewToSort", "kFewThreads", "kThreads"))
-    | around({1 << levels for levels in values_of("kRegisterLevels", "kBaseLevels")})
+    | around(_LANES | values_of("kFewToSort", "kFewThreads", "kThreads"))
+    | crossovers()
+    | {n + 1 for n in crossovers()}
 )

@@ -1,7 +1,4 @@
-// The thresholds, sorted and made into a search tree: what is done once for each row before its scores are read.
-//
-// The tree is complete: its leaves are padded by +inf, and a level's nodes lie beside each other. As long as its levels
-// fit vector registers, a leaf is one threshold; beyond, it is as many as a vector has lanes.
+// The thresholds, sorted.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +14,6 @@ namespace {
 
 // Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
 constexpr int64_t kFewToSort = 96;
-// The deepest search tree whose levels are looked up in registers.
-constexpr int kRegisterLevels = 8;
 
 // Sorts by counting, for each, those that are less.
 void SortFew(Row *row) {
@@ -63,43 +58,35 @@ void SortMany(Row *row) {
   }
 }
 
-// Sorts the thresholds into leaves, of one each as long as a tree in registers can tell them apart, and builds the
-// tree.
-void BuildTree(Row *row) {
+// Sorts the thresholds. Behind them stands +inf, for whole vectors and segments.
+void Sort(Row *row) {
+  constexpr int64_t kPadding = 256;
   const auto count = static_cast<int64_t>(row->targets.size());
-  row->leaf = count < 1 << kRegisterLevels ? 1 : kLanes;
-  row->levels = 1;
-  while (row->leaf << row->levels <= count) ++row->levels;
-  row->sorted.Assign(row->leaf << row->levels, kInfinity);
-  float *sorted = row->sorted.data();
+  row->sorted.Assign(count + kPadding, kInfinity);
+  row->sorted_count = count;
   row->ranks.resize(count);
   count <= kFewToSort ? SortFew(row) : SortMany(row);
-  row->tree.resize(int64_t{1} << row->levels);
-  for (int level = 0; level < row->levels; ++level) {
-    const int64_t nodes = int64_t{1} << level;
-    const int64_t stride = int64_t{1} << (row->levels - level);
-    for (int64_t i = 0; i < nodes; ++i) row->tree[nodes + i] = sorted[(i * stride + stride / 2) * row->leaf - 1];
-  }
-  const int top = std::min(row->levels, kTopLevels);
-  row->top.resize(top << top);
-  for (int level = 0; level < top; ++level) {
-    const float *nodes = row->tree.data() + (1 << level);
-    float *spread = row->top.data() + (level << top);
-    for (int i = 0; i < 1 << level; ++i) spread = std::fill_n(spread, 1 << (top - level), nodes[i]);
-  }
 }
 
-template <class T>
-void Prepare(const Batch &batch, int64_t index, int64_t few_targets, Row *row) {
-  ReadTargets(batch, index, row);
-  row->levels = 0;
-  if (row->targets.empty()) return;
-  GroupByTile(batch.classes, row);
-  ComputeThresholds(static_cast<const T *>(batch.input) + index * batch.classes, row);
-  const bool masked = std::find(row->thresholds.begin(), row->thresholds.end(), -kInfinity) != row->thresholds.end();
-  row->absent = masked ? -kInfinity : kLowest;
-  if (static_cast<int64_t>(row->targets.size()) <= few_targets) return;
-  BuildTree(row);
+// Keeps one of equal thresholds. From here on a rank is the number of different thresholds that are less, and
+// row.thresholds_below says how many that makes with all that are equal.
+void MergeEqual(Row *row) {
+  float *sorted = row->sorted.data();
+  std::vector<int32_t> &merged = row->merged;
+  merged.resize(row->sorted_count);
+  row->thresholds_below.resize(row->sorted_count + 1);
+  row->thresholds_below[0] = 0;
+  int32_t last = 0;
+  for (int64_t place = 0; place < row->sorted_count; ++place) {
+    if (place > 0 && sorted[place] != sorted[last]) {
+      row->thresholds_below[++last] = static_cast<int32_t>(place);
+      sorted[last] = sorted[place];
+    }
+    merged[place] = last;
+  }
+  row->thresholds_below[last + 1] = static_cast<int32_t>(row->sorted_count);
+  row->sorted_count = last + 1;
+  for (int32_t &rank : row->ranks) rank = merged[rank];
 }
 
 }  // namespace

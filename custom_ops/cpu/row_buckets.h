@@ -1,0 +1,210 @@
+// The method of buckets, for many thresholds: a few operations say which bucket a score lies in, and a bucket has few
+// thresholds or none.
+//
+// The scores of each segment are spread evenly over its buckets, so that neither an outlier nor a dense cluster among
+// the thresholds spoils more than its own segment. A bucket's number never falls as the score rises, rounding
+// included, and is computed in the same way for thresholds: so those in earlier buckets are less, exactly, and those in
+// later ones are not.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "row_segments.h"
+
+namespace mlml {
+namespace MLML_ISA {
+namespace {
+
+// How many segments there are: as many as the tables of one vector have entries.
+constexpr int kBucketLevels = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+// For each threshold. With these a bucket has more than it has room for only where thresholds crowd together.
+constexpr int64_t kBucketsPerThreshold = 3;
+constexpr int kRoom = 3;  // of a bucket
+// Marks the first threshold of a bucket that has more: they are searched.
+constexpr int32_t kCrowded = std::numeric_limits<int32_t>::min();
+
+// The buckets that the scores lie in, given the places of their segments.
+class Spread {
+ public:
+  explicit Spread(const Row &row)
+      : origin_(row.origin.data()),
+        factor_(row.factor.data()),
+        first_bucket_(reinterpret_cast<const float *>(row.first_bucket.data())),
+        last_(static_cast<float>(row.buckets - 1)) {}
+
+  MLML_INLINE Ints operator()(Floats score, Ints place) const {
+    const Table<1 << kBucketLevels> origin(origin_), factor(factor_), first_bucket(first_bucket_);
+    // NaN, where 0 is multiplied by an infinite score, becomes 0: then the segment has one bucket.
+    const Floats position = Max((score - origin(place)) * factor(place), Floats{});
+    return reinterpret_cast<Ints>(first_bucket(place)) + Truncate(Min(position, Fill(last_)));
+  }
+
+ private:
+  const float *origin_, *factor_, *first_bucket_;
+  float last_;
+};
+
+// Where a segment begins among the sorted thresholds. Those at both ends have fewer: there the thresholds lie far apart
+// and less evenly.
+int64_t BucketsStart(int segment, int64_t count) {
+  const double share = static_cast<double>(segment) / (1 << kBucketLevels);
+  return 1 + static_cast<int64_t>(share * share * (3 - 2 * share) * static_cast<double>(count));
+}
+
+// Spreads each segment's thresholds over its buckets. What lies further from the middle three quarters than this many
+// times their width goes into the outermost buckets: an outlier does not make room for itself.
+constexpr double kTail = 2;
+
+void BuildSpread(Row *row) {
+  const int segments = 1 << kBucketLevels;
+  const float *sorted = row->sorted.data();
+  row->buckets = std::max<int64_t>(row->sorted_count * kBucketsPerThreshold / segments, 1);
+  row->origin.Assign(segments, 0);
+  row->factor.Assign(segments, 0);
+  row->first_bucket.Assign(segments, 0);
+  for (int segment = 0; segment < segments; ++segment) {
+    // The first segment has the threshold before its start too.
+    const int64_t begin = segment == 0 ? 0 : BucketsStart(segment, row->sorted_count);
+    const int64_t end = std::min(BucketsStart(segment + 1, row->sorted_count), row->sorted_count);
+    const int place = Reversed(segment, kBucketLevels);
+    row->first_bucket.data()[place] = static_cast<int32_t>(segment * row->buckets);
+    if (begin >= end) continue;  // it has no thresholds
+    const int64_t margin = (end - begin) / 8;
+    const double low = sorted[begin + margin], high = sorted[end - 1 - margin];
+    const double least = std::max<double>(sorted[begin], low - kTail * (high - low));
+    const double greatest = std::min<double>(sorted[end - 1], high + kTail * (high - low));
+    const double factor = static_cast<double>(row->buckets) / (greatest - least);
+    if (!(factor > 0)) continue;  // all in one bucket
+    row->origin.data()[place] = static_cast<float>(least);
+    row->factor.data()[place] = static_cast<float>(std::min<double>(factor, -kLowest));
+  }
+}
+
+void BuildBuckets(Row *row) {
+  BuildTree(kBucketLevels, [=](int segment) { return BucketsStart(segment, row->sorted_count); }, row);
+  BuildSpread(row);
+  const int64_t buckets = row->buckets << kBucketLevels;
+  const float *sorted = row->sorted.data();
+  row->bucket.assign(buckets + 1, {0, {kInfinity, kInfinity, kInfinity}});
+  Bucket *bucket = row->bucket.data();
+  const Spread spread(*row);
+  int32_t previous = -1;
+  int64_t place = 0;  // in the bucket
+  for (int64_t rank = 0; rank < row->sorted_count; rank += kLanes) {
+    Floats thresholds[kVectors] = {Load(sorted + rank)};
+    Ints places[kVectors];
+    FindPlaces<kBucketLevels>(row->bounds.data(), thresholds, places);
+    int32_t numbers[kLanes];
+    Store(numbers, spread(thresholds[0], places[0]));
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, row->sorted_count - rank); ++i) {
+      place = numbers[i] == previous ? place + 1 : 0;
+      previous = numbers[i];
+      ++bucket[previous].first;  // for now how many thresholds it has
+      bucket[previous].thresholds[std::min<int64_t>(place, kRoom - 1)] = sorted[rank + i];
+    }
+  }
+  int32_t first = 0;
+  for (int64_t i = 0; i <= buckets; ++i) {
+    const int32_t number = std::exchange(bucket[i].first, first);
+    if (number > kRoom) bucket[i] = {first | kCrowded, {kInfinity, kInfinity, kInfinity}};
+    first += number;
+  }
+}
+
+// The line of each rank.
+void BuildLines(Row *row) {
+  const float *sorted = row->sorted.data();
+  row->lines.resize(row->sorted_count + 1);
+  row->lines[0] = {0, 0, 0, 0};
+  double sum = 0;  // of the thresholds that are less
+  for (int64_t rank = 1; rank <= row->sorted_count; ++rank) {
+    const double count = row->thresholds_below[rank];
+    const float base = sorted[rank - 1];
+    sum += (count - row->thresholds_below[rank - 1]) * base;
+    row->lines[rank] = {static_cast<float>(count), base, static_cast<float>(count * base - sum), 0};
+  }
+}
+
+class Buckets {
+ public:
+  static constexpr bool kSifts = true;
+  static constexpr bool kCountsTargets = false;
+
+  explicit Buckets(const Row &row)
+      : spread_(row),
+        bounds_(row.bounds.data()),
+        sorted_(row.sorted.data()),
+        bucket_(row.bucket.data()),
+        lines_(row.lines.data()) {}
+
+  MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
+    Ints ranks[kVectors];
+    Ranks(scores, ranks, nullptr);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Floats line[4];  // count, base and rest
+      LookUpRows(lines_, ranks[v], line);
+      hinges[v] = MultiplyAdd(line[0], scores[v] - line[1], line[2]);
+    }
+  }
+
+  MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
+    Ints places[kVectors], crowded = {};
+    FindPlaces<kBucketLevels>(bounds_, scores, places);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Floats bucket[4];  // the first threshold's rank, and the thresholds
+      LookUpRows(bucket_, spread_(scores[v], places[v]), bucket);
+      ranks[v] = reinterpret_cast<Ints>(bucket[0]);
+      crowded |= ranks[v];
+#pragma GCC unroll 4
+      for (int i = 1; i < 4; ++i) ranks[v] = CountGreater(ranks[v], scores[v], bucket[i]);
+    }
+    if (AnyNegative(crowded)) SearchCrowded(scores, places, ranks);
+  }
+
+ private:
+  // Finds the ranks in crowded buckets. The searches of several scores run side by side as long as no branch depends on
+  // the scores.
+  __attribute__((noinline)) void SearchCrowded(const Floats (&scores)[kVectors], const Ints (&places)[kVectors],
+                                               Ints (&ranks)[kVectors]) const {
+    for (int v = 0; v < kVectors; ++v) {
+      if (!AnyNegative(ranks[v])) continue;
+      int32_t bucket[kLanes], rank[kLanes], crowded[kLanes];
+      float score[kLanes];
+      Store(bucket, spread_(scores[v], places[v]));
+      Store(rank, ranks[v]);
+      Store(score, scores[v]);
+      int number = 0;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        crowded[number] = lane;
+        number += rank[lane] < 0;
+      }
+      for (int i = 0; i < number; ++i) {
+        const int lane = crowded[i];
+        int64_t first = rank[lane] & ~kCrowded;
+        // Of so many thresholds from the first on, it is not known whether they are less.
+        int64_t unknown = (bucket_[bucket[lane] + 1].first & ~kCrowded) - first;
+        while (unknown > 0) {
+          const int64_t half = (unknown + 1) / 2;
+          first += half * static_cast<int64_t>(sorted_[first + half - 1] < score[lane]);
+          unknown -= half;
+        }
+        rank[lane] = static_cast<int32_t>(first);
+      }
+      ranks[v] = Load(rank);
+    }
+  }
+
+  Spread spread_;
+  const float *bounds_, *sorted_;
+  const Bucket *bucket_;
+  const Line *lines_;
+};
+
+}  // namespace
+}  // namespace MLML_ISA
+}  // namespace mlml
