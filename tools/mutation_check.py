@@ -28,7 +28,7 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-m
 AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
-DIRECT, SEGMENTS, BUCKETS = "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
+LINES, DIRECT, SEGMENTS, BUCKETS = "cpu/row_lines.h", "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 SIMD, AVX512, AVX2 = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h"
 GENERIC, PLAIN = "cpu/simd_generic.h", "cpu/simd_plain.h"
@@ -180,12 +180,18 @@ MUTANTS = [
         "sum->Add(Max(Floats{}, scores[v] - threshold))",
         "sum->Add(scores[v] - threshold)",
     ),
-    ("hinges below 0 are added directly", DIRECT, "Max(Floats{}, scores[v] - threshold)", "scores[v] - threshold"),
+    ("hinges below 0 are added directly", DIRECT, "hinges = Max(Floats{}, distance);", "hinges = distance;"),
+    ("the last of the lines through an anchor is lost", DIRECT, "n < kNumber; ++n)", "n < kNumber - 1; ++n)"),
+    ("all lines go through the first anchor", DIRECT, "score - lines_[kFirst];", "score - lines_[0];"),
+    ("a line starts where the one before does", DIRECT, "lines_[kFirst + n])", "lines_[kFirst + n - 1])"),
+    ("only the first anchors have lines", DIRECT, "hinges += HingesFrom<kFirst + kAnchored>(score);", ";"),
+    ("a line of +inf is active", LINES, "std::isfinite(sum) ? kInfinity : -kInfinity", "kInfinity"),
+    ("a line that overflows is not active", LINES, "std::isfinite(sum) ? kInfinity : -kInfinity", "-kInfinity"),
     (
         "a segment's own hinges are not added",
         SEGMENTS,
-        "hinges[v] += MultiplyAdd(count(places[v])",
-        "hinges[v] = MultiplyAdd(count(places[v])",
+        "hinges[v] += MultiplyAdd(slope(places[v])",
+        "hinges[v] = MultiplyAdd(slope(places[v])",
     ),
     (
         "what is not finite in a piece is not looked for",
@@ -229,16 +235,13 @@ MUTANTS = [
     (
         "a segment has a place too few",
         SEGMENTS,
-        "row->sorted_count / segments + 1;",
-        "(row->sorted_count + segments - 1) / segments;",
+        "(row->sorted_count >> levels) + 1;",
+        "(row->sorted_count + (1 << levels) - 1) >> levels;",
     ),
     ("a segment's bound is its first threshold", SEGMENTS, "[start(segment) - 1];", "[start(segment)];"),
-    (
-        "places are not in reverse",
-        SEGMENTS,
-        "const int place = Reversed(segment, levels);",
-        "const int place = segment;",
-    ),
+    ("a place's bits are in the segment's order", SEGMENTS, "(levels - 1 - bit) & 1) << bit", "(bit - 2) & 1) << bit"),
+    ("the root lacks a bound", SEGMENTS, "i < (1 << kRootLevels) - 1; ++i)", "i < (1 << kRootLevels) - 2; ++i)"),
+    ("segments are not steeper and steeper", SEGMENTS, "steeper += 1;", "steeper = Fill(1);"),
     (
         "a segment's last threshold is not compared",
         SEGMENTS,
@@ -248,7 +251,7 @@ MUTANTS = [
     (
         "the rest belongs to another base",
         SEGMENTS,
-        "static_cast<double>(first) * base - sum",
+        "static_cast<double>(first) * anchor - sum",
         "static_cast<double>(first) * sorted[0] - sum",
     ),
     ("ranks begin at the segment", SEGMENTS, "row->first.data()[place] = static_cast<int32_t>(first);", ""),
@@ -276,13 +279,13 @@ MUTANTS = [
     (
         "the sum of the thresholds counts equal ones once",
         BUCKETS,
-        "sum += (count - row->thresholds_below[rank - 1]) * base;",
-        "sum += base;",
+        "sum += (count - row->thresholds_below[rank - 1]) * anchor;",
+        "sum += anchor;",
     ),
     (
         "the rest of a rank belongs to another base",
         BUCKETS,
-        "static_cast<float>(count * base - sum)",
+        "static_cast<float>(count * anchor - sum)",
         "static_cast<float>(count * sorted[0] - sum)",
     ),
     (
@@ -355,6 +358,7 @@ MUTANTS = [
         "_mm512_extractf32x8_ps(value, 0)",
     ),
     ("AVX-512: the other one where either is NaN, of the less", AVX512, "_mm512_min_ps(a, b)", "_mm512_min_ps(b, a)"),
+    ("AVX-512: the less of two is the greater", AVX512, "_mm512_max_epi32", "_mm512_min_epi32"),
     ("AVX-512: NaN is at most", AVX512, "_CMP_NLE_UQ", "_CMP_GT_OQ"),
     ("AVX-512: numbers are rounded to nearest", AVX512, "_mm512_cvttps_epi32", "_mm512_cvtps_epi32"),
     ("AVX-512: a table of two vectors has its first twice", AVX512, "(low_, lane, high_)", "(low_, lane, low_)"),
@@ -364,6 +368,7 @@ MUTANTS = [
     ("AVX2: float16 is cut off", AVX2, "_MM_FROUND_TO_NEAREST_INT", "_MM_FROUND_TO_ZERO"),
     ("AVX2: the high half is the low one", AVX2, "_mm256_extractf128_ps(value, 1)", "_mm256_extractf128_ps(value, 0)"),
     ("AVX2: the other one where either is NaN, of the less", AVX2, "_mm256_min_ps(a, b)", "_mm256_min_ps(b, a)"),
+    ("AVX2: the less of two is the greater", AVX2, "_mm256_max_epi32", "_mm256_min_epi32"),
     ("AVX2: NaN is at most", AVX2, "_CMP_NLE_UQ", "_CMP_GT_OQ"),
     ("AVX2: a row is looked up for another lane", AVX2, "row(i)), row(i + 4)", "row(i + 4)), row(i)"),
     ("AVX2: a column is another", AVX2, "_mm256_unpackhi_pd(low01, low23)", "_mm256_unpackhi_pd(high01, high23)"),
@@ -371,6 +376,7 @@ MUTANTS = [
     ("generic: infinities of float16 are numbers", GENERIC, " + ((magnitude >= 0x7c00) & (112 << 23))", ""),
     ("generic: the high half is the low one", GENERIC, "Doubles{value[2], value[3]}", "Doubles{value[0], value[1]}"),
     ("generic: the other one where either is NaN, of the less", GENERIC, "a < b ? a : b", "a > b ? b : a"),
+    ("generic: the less of two is the greater", GENERIC, "return Max(a, b);", "return Min(a, b);"),
     ("generic: half of the lanes are asked", GENERIC, "(halves[0] | halves[1]) != 0", "halves[0] != 0"),
     ("generic: one lane is looked up for all", GENERIC, "entries_[index[3]]", "entries_[index[0]]"),
     ("generic: the rows are not turned", GENERIC, "columns[i] = Floats{a[i], b[i], c[i], d[i]}", "columns[i] = row(i)"),

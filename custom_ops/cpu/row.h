@@ -48,16 +48,16 @@ struct alignas(16) Bucket {
   float thresholds[3];
 };
 
-// The sum of the hinges for a rank: count * (score - base) + rest.
+// The sum of the hinges for a rank: slope * (score - anchor) + start.
 struct alignas(16) Line {
-  float count, base, rest, unused;
+  float slope, anchor, start, unused;
 };
 
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
 // Each target has a threshold q (definition.h). Of the sorted thresholds, let k be less than a score x: its rank. The
 // class with that score adds to the row's loss
-//   sum over these k thresholds of x - q = k * (x - base) + rest, for base the greatest of the k.
+//   sum over these k thresholds of x - q = k * (x - anchor) + start, for the greatest of the k as the anchor.
 // No term of it is negative: nothing cancels.
 struct Row {
   int64_t index = 0;               // in the batch
@@ -73,17 +73,18 @@ struct Row {
   Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
   int64_t sorted_count = 0;               // without the padding
   std::vector<int32_t> ranks;             // of each threshold: how many are less
+  Aligned<float> lines;                   // through anchors: row_direct.h, row_segments.h
   int levels = 0;                         // of the tree that finds a score's segment
   int64_t depth = 1;                      // how many of the sorted thresholds a segment has
   Aligned<float> bounds;                  // the tree
-  Aligned<float> count, base, rest;       // of each segment: the line of the thresholds that are less than all of it
+  Aligned<float> slope, anchor, start;    // of each segment: the line of the thresholds that are less than all of it
   Aligned<int32_t> first;                 // how many these are
   Aligned<float> steps;                   // the thresholds in each segment
   Aligned<float> origin, factor;          // of each segment: how its scores are spread over its buckets
   Aligned<int32_t> first_bucket;          // of each segment
   int64_t buckets = 0;                    // of a segment
   std::vector<Bucket> bucket;             // all of them
-  std::vector<Line> lines;                // for each rank
+  std::vector<Line> line_of;              // each rank
   std::vector<int32_t> thresholds_below;  // for each rank among different thresholds: how many it makes with all
   std::vector<int32_t> merged;            // the place of each sorted threshold once equal ones are merged
   std::vector<SortEntry> entries, moved;  // scratch for sorting

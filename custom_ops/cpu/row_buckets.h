@@ -69,7 +69,7 @@ void BuildSpread(Row *row) {
     // The first segment has the threshold before its start too.
     const int64_t begin = segment == 0 ? 0 : BucketsStart(segment, row->sorted_count);
     const int64_t end = std::min(BucketsStart(segment + 1, row->sorted_count), row->sorted_count);
-    const int place = Reversed(segment, kBucketLevels);
+    const int place = PlaceOf(segment, kBucketLevels);
     row->first_bucket.data()[place] = static_cast<int32_t>(segment * row->buckets);
     if (begin >= end) continue;  // it has no thresholds
     const int64_t margin = (end - begin) / 8;
@@ -117,39 +117,24 @@ void BuildBuckets(Row *row) {
 // The line of each rank.
 void BuildLines(Row *row) {
   const float *sorted = row->sorted.data();
-  row->lines.resize(row->sorted_count + 1);
-  row->lines[0] = {0, 0, 0, 0};
+  row->line_of.resize(row->sorted_count + 1);
+  row->line_of[0] = {0, 0, 0, 0};
   double sum = 0;  // of the thresholds that are less
   for (int64_t rank = 1; rank <= row->sorted_count; ++rank) {
     const double count = row->thresholds_below[rank];
-    const float base = sorted[rank - 1];
-    sum += (count - row->thresholds_below[rank - 1]) * base;
-    row->lines[rank] = {static_cast<float>(count), base, static_cast<float>(count * base - sum), 0};
+    const float anchor = sorted[rank - 1];
+    sum += (count - row->thresholds_below[rank - 1]) * anchor;
+    row->line_of[rank] = {static_cast<float>(count), anchor, static_cast<float>(count * anchor - sum), 0};
   }
 }
 
-class Buckets {
+class BucketRanks {
  public:
   static constexpr bool kSifts = true;
   static constexpr bool kCountsTargets = false;
 
-  explicit Buckets(const Row &row)
-      : spread_(row),
-        bounds_(row.bounds.data()),
-        sorted_(row.sorted.data()),
-        bucket_(row.bucket.data()),
-        lines_(row.lines.data()) {}
-
-  MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
-    Ints ranks[kVectors];
-    Ranks(scores, ranks, nullptr);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      Floats line[4];  // count, base and rest
-      LookUpRows(lines_, ranks[v], line);
-      hinges[v] = MultiplyAdd(line[0], scores[v] - line[1], line[2]);
-    }
-  }
+  explicit BucketRanks(const Row &row)
+      : spread_(row), bounds_(row.bounds.data()), sorted_(row.sorted.data()), bucket_(row.bucket.data()) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
     Ints places[kVectors], crowded = {};
@@ -202,7 +187,28 @@ class Buckets {
   Spread spread_;
   const float *bounds_, *sorted_;
   const Bucket *bucket_;
-  const Line *lines_;
+};
+
+class BucketHinges {
+ public:
+  static constexpr bool kSifts = true;
+
+  explicit BucketHinges(const Row &row) : ranks_(row), line_of_(row.line_of.data()) {}
+
+  MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
+    Ints ranks[kVectors];
+    ranks_.Ranks(scores, ranks, nullptr);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Floats line[4];  // slope, anchor and start
+      LookUpRows(line_of_, ranks[v], line);
+      hinges[v] = MultiplyAdd(line[0], scores[v] - line[1], line[2]);
+    }
+  }
+
+ private:
+  BucketRanks ranks_;
+  const Line *line_of_;
 };
 
 }  // namespace

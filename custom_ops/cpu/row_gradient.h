@@ -53,7 +53,7 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
   if (!PrepareTargets<T>(batch, index, row)) return;
   row->scale = scale;
   const auto count = static_cast<int64_t>(row->targets.size());
-  PrepareMethod(kOfGradient, row);
+  PrepareRanks(row);
   const bool merged = row->method == Method::kBuckets;
   const int64_t ranks = (merged ? row->sorted_count : count) + 1;
   row->value.resize((ranks + kLanes - 1) / kLanes * kLanes);
@@ -153,8 +153,8 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
     const int64_t count = std::min(kTile, batch.classes - tile * kTile);
     T padded[kTile];
     T *values = count % kGroup == 0 ? output + tile * kTile : padded;
-    WithTile<T>(input, batch.classes, row, tile, output, false, [&](const auto &scores) {
-      WithMethod(row, [&](const auto method) { GradientOfTile(scores, row, method, counts, &check, values); });
+    WithTile<T>(input, batch.classes, row, tile, false, [&](const auto &scores) {
+      WithRanks(row, [&](const auto method) { GradientOfTile(scores, row, method, counts, &check, values); });
     });
     if (values == padded) std::copy_n(padded, count, output + tile * kTile);
   }

@@ -19,8 +19,7 @@ void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
   if (!PrepareTargets<T>(batch, index, row)) return;
   const auto count = static_cast<int64_t>(row->targets.size());
   if (HasFewPairs(count, batch.classes)) return;
-  PrepareMethod(kOfLoss, row);
-  if (row->method == Method::kBuckets) BuildLines(row);
+  PrepareHinges(row);
 }
 
 // Each term of the loss is rounded to float32, as documented, and added in double.
@@ -62,9 +61,9 @@ double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) 
   const bool few = HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes);
   DoubleSum sum;
   for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    WithTile<T>(input, batch.classes, row, tile, nullptr, clamp, [&](const auto &scores) {
+    WithTile<T>(input, batch.classes, row, tile, clamp, [&](const auto &scores) {
       if (few) return SumTerms(scores, row, &sum);
-      WithMethod(row, [&](const auto method) { SumHinges(scores, row, method, &sum); });
+      WithHinges(row, [&](const auto method) { SumHinges(scores, row, method, &sum); });
     });
   }
   return sum.Total();

@@ -19,10 +19,10 @@ struct Crossovers {
 
 #if defined(__AVX512F__)
 constexpr int kFewSegmentLevels = 4, kSegmentLevels = 5;
-constexpr Crossovers kOfLoss = {7, 127, 800}, kOfGradient = {20, 63, 800};
+constexpr Crossovers kOfLoss = {12, 127, 800}, kOfGradient = {20, 63, 800};
 #elif defined(__AVX2__)
 constexpr int kFewSegmentLevels = 3, kSegmentLevels = 3;
-constexpr Crossovers kOfLoss = {7, 0, 130}, kOfGradient = {13, 0, 130};
+constexpr Crossovers kOfLoss = {12, 0, 130}, kOfGradient = {13, 0, 130};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
 constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};
@@ -37,32 +37,53 @@ Method FastestMethod(int64_t count, const Crossovers &crossovers) {
 #endif
 }
 
-// Prepares the row, whose thresholds are known, for the fastest method.
+// Sorts the thresholds and cuts them for the fastest method.
 void PrepareMethod(const Crossovers &crossovers, Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
   row->method = FastestMethod(count, crossovers);
-  if (row->method == Method::kDirect) return;
   Sort(row);
   if (row->method == Method::kSegments) {
     BuildSegments(count <= crossovers.few_segments ? kFewSegmentLevels : kSegmentLevels, row);
-  } else {
+  } else if (row->method == Method::kBuckets) {
     MergeEqual(row);
     BuildBuckets(row);
   }
 }
 
-// Calls use(method) with the row's.
-template <class Use>
-MLML_INLINE void WithMethod(const Row &row, Use use) {
-  if (row.method == Method::kDirect) {
-    use(Direct(row));
-  } else if (row.method == Method::kBuckets) {
-    use(Buckets(row));
-  } else if (row.levels == kFewSegmentLevels) {
-    use(Segments<kFewSegmentLevels>(row));
-  } else {
-    use(Segments<kSegmentLevels>(row));
+// Prepares the row, whose thresholds are known, for the sum of its hinges.
+void PrepareHinges(Row *row) {
+  PrepareMethod(kOfLoss, row);
+  if (row->method == Method::kDirect) BuildDirectLines(row);
+  if (row->method == Method::kSegments) BuildSegmentLines(row);
+  if (row->method == Method::kBuckets) BuildLines(row);
+}
+
+// The same for its ranks.
+void PrepareRanks(Row *row) {
+  PrepareMethod(kOfGradient, row);
+  if (row->method == Method::kSegments) BuildSegmentRanks(row);
+}
+
+// Calls use(hinges) with what finds the row's hinges.
+template <int kThresholds = 1, class Use>
+MLML_INLINE void WithHinges(const Row &row, Use use) {
+  if (row.method == Method::kBuckets) return use(BucketHinges(row));
+  if (row.method == Method::kSegments) {
+    return row.levels == kFewSegmentLevels ? use(SegmentHinges<kFewSegmentLevels>(row))
+                                           : use(SegmentHinges<kSegmentLevels>(row));
   }
+  if constexpr (kThresholds < kOfLoss.direct) {
+    if (row.sorted_count > kThresholds) return WithHinges<kThresholds + 1>(row, use);
+  }
+  use(DirectHinges<kThresholds>(row));
+}
+
+// Calls use(ranks) with what finds the row's ranks.
+template <class Use>
+MLML_INLINE void WithRanks(const Row &row, Use use) {
+  if (row.method == Method::kDirect) return use(DirectRanks(row));
+  if (row.method == Method::kBuckets) return use(BucketRanks(row));
+  row.levels == kFewSegmentLevels ? use(SegmentRanks<kFewSegmentLevels>(row)) : use(SegmentRanks<kSegmentLevels>(row));
 }
 
 }  // namespace

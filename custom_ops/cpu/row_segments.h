@@ -14,12 +14,16 @@ namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-// The tree writes what it decides into the bits of a place, the first decision into the lowest: so a level's nodes are
-// a table that the bits so far look up. A place is a segment's number with its bits in reverse.
-int Reversed(int value, int bits) {
-  int reversed = 0;
-  for (int bit = 0; bit < bits; ++bit) reversed |= (value >> bit & 1) << (bits - 1 - bit);
-  return reversed;
+// The tree's root decides this many bits: it counts how many of its bounds are less. Where a comparison gives a vector
+// that is cheaper than to look up a node.
+constexpr int kRootLevels = kLanes == 16 ? 1 : 2;
+
+// Each further level decides the next bit of a place: so its nodes are a table that the bits so far look up. A place is
+// a segment's number but for the order of the bits.
+int PlaceOf(int segment, int levels) {
+  int place = segment >> (levels - kRootLevels);
+  for (int bit = kRootLevels; bit < levels; ++bit) place |= (segment >> (levels - 1 - bit) & 1) << bit;
+  return place;
 }
 
 // Builds the tree over 2^levels segments; segment s begins with the sorted threshold number start(s). The one before it
@@ -28,11 +32,15 @@ template <class Start>
 void BuildTree(int levels, Start start, Row *row) {
   row->levels = levels;
   row->bounds.Assign(int64_t{levels} * kLanes, kInfinity);
-  for (int level = 0; level < levels; ++level) {
-    float *nodes = row->bounds.data() + level * kLanes;
-    for (int node = 0; node < 1 << level; ++node) {
-      const int segment = (2 * Reversed(node, level) + 1) << (levels - 1 - level);
-      nodes[node] = row->sorted.data()[start(segment) - 1];
+  float *bounds = row->bounds.data();
+  const auto bound = [&](int segment) { return row->sorted.data()[start(segment) - 1]; };
+  for (int branch = 1; branch < 1 << kRootLevels; ++branch) {
+    bounds[branch - 1] = bound(branch << (levels - kRootLevels));
+  }
+  for (int level = kRootLevels; level < levels; ++level) {
+    const int half = 1 << (levels - level - 1);
+    for (int segment = 0; segment < 1 << levels; segment += 2 * half) {
+      bounds[level * kLanes + PlaceOf(segment, levels)] = bound(segment + half);
     }
   }
 }
@@ -41,11 +49,14 @@ void BuildTree(int levels, Start start, Row *row) {
 template <int kLevels>
 MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors], Ints (&places)[kVectors]) {
   static_assert(1 << (kLevels - 1) <= kLanes, "a level is a table of one vector");
-  const Floats root = Fill(bounds[0]);
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) places[v] = AddIfGreater(Ints{}, 1, scores[v], root);
+  for (int v = 0; v < kVectors; ++v) {
+    places[v] = Ints{};
+#pragma GCC unroll 4
+    for (int i = 0; i < (1 << kRootLevels) - 1; ++i) places[v] = CountGreater(places[v], scores[v], Fill(bounds[i]));
+  }
 #pragma GCC unroll 8
-  for (int level = 1; level < kLevels; ++level) {
+  for (int level = kRootLevels; level < kLevels; ++level) {
     const Table<kLanes> nodes(bounds + level * kLanes);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -57,74 +68,112 @@ MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors
 // Cuts the sorted thresholds, padded by +inf, into 2^levels segments. No threshold stands at the last place of the
 // last.
 void BuildSegments(int levels, Row *row) {
-  const int segments = 1 << levels;
-  row->depth = row->sorted_count / segments + 1;
+  row->depth = (row->sorted_count >> levels) + 1;
   BuildTree(levels, [=](int segment) { return segment * row->depth; }, row);
-  const float *sorted = row->sorted.data();
+}
+
+// The segments' ranks: how many thresholds are less than all of each, and its own.
+void BuildSegmentRanks(Row *row) {
+  const int segments = 1 << row->levels;
   row->first.Assign(segments, 0);
-  for (Aligned<float> *table : {&row->count, &row->base, &row->rest}) table->Assign(segments, 0);
   row->steps.Assign((row->depth - 1) * segments, kInfinity);
-  double sum = 0;  // of the thresholds below the segment
   for (int segment = 0; segment < segments; ++segment) {
-    const int place = Reversed(segment, levels);
+    const int place = PlaceOf(segment, row->levels);
     const int64_t first = segment * row->depth;
     if (first > row->sorted_count) break;  // no score is greater than +inf
     row->first.data()[place] = static_cast<int32_t>(first);
-    if (first > 0) {
-      const float base = sorted[first - 1];
-      row->count.data()[place] = static_cast<float>(first);
-      row->base.data()[place] = base;
-      row->rest.data()[place] = static_cast<float>(static_cast<double>(first) * base - sum);
+    for (int64_t step = 0; step < row->depth - 1; ++step) {
+      row->steps.data()[step * segments + place] = row->sorted.data()[first + step];
     }
+  }
+}
+
+// The segments' lines: that of the thresholds that are less than all of it, and by how much each of its own raises it.
+void BuildSegmentLines(Row *row) {
+  const int segments = 1 << row->levels;
+  const float *sorted = row->sorted.data();
+  for (Aligned<float> *table : {&row->slope, &row->anchor, &row->start}) table->Assign(segments, 0);
+  row->lines.Assign((row->depth - 1) * segments, -kInfinity);
+  double sum = 0;  // of the thresholds below the segment
+  for (int segment = 0; segment < segments; ++segment) {
+    const int place = PlaceOf(segment, row->levels);
+    const int64_t first = segment * row->depth;
+    if (first > row->sorted_count) break;
+    const float anchor = sorted[std::max<int64_t>(first - 1, 0)];
+    row->slope.data()[place] = static_cast<float>(first);
+    row->anchor.data()[place] = anchor;
+    row->start.data()[place] = static_cast<float>(static_cast<double>(first) * anchor - sum);
+    double distances = 0;
     for (int64_t step = 0; step < row->depth; ++step) {
       sum += sorted[first + step];
-      if (step < row->depth - 1) row->steps.data()[step * segments + place] = sorted[first + step];
+      distances += static_cast<double>(sorted[first + step]) - anchor;
+      if (step < row->depth - 1) row->lines.data()[step * segments + place] = LineStart(distances);
     }
   }
 }
 
 template <int kLevels>
-class Segments {
+class SegmentHinges {
+ public:
+  static constexpr bool kSifts = true;
+
+  explicit SegmentHinges(const Row &row)
+      : bounds_(row.bounds.data()),
+        slope_(row.slope.data()),
+        anchor_(row.anchor.data()),
+        start_(row.start.data()),
+        lines_(row.lines.data()),
+        end_(lines_ + ((row.depth - 1) << kLevels)) {}
+
+  MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
+    using Lookup = Table<1 << kLevels>;
+    Ints places[kVectors];
+    FindPlaces<kLevels>(bounds_, scores, places);
+    Floats distances[kVectors];
+    const Lookup anchor(anchor_);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      distances[v] = scores[v] - anchor(places[v]);
+      hinges[v] = Floats{};
+    }
+    Floats steeper = {};
+    for (const float *line = lines_; line != end_; line += 1 << kLevels) {
+      const Lookup starts(line);
+      steeper += 1;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        hinges[v] = MaxOfPositive(hinges[v], MultiplyAdd(distances[v], steeper, starts(places[v])));
+      }
+    }
+    const Lookup slope(slope_), start(start_);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) hinges[v] += MultiplyAdd(slope(places[v]), distances[v], start(places[v]));
+  }
+
+ private:
+  const float *bounds_, *slope_, *anchor_, *start_, *lines_, *end_;
+};
+
+template <int kLevels>
+class SegmentRanks {
  public:
   static constexpr bool kSifts = true;
   static constexpr bool kCountsTargets = false;
 
-  explicit Segments(const Row &row)
+  explicit SegmentRanks(const Row &row)
       : bounds_(row.bounds.data()),
         first_(reinterpret_cast<const float *>(row.first.data())),
-        count_(row.count.data()),
-        base_(row.base.data()),
-        rest_(row.rest.data()),
         steps_(row.steps.data()),
-        end_(steps_ + (row.depth - 1) * kSegments) {}
-
-  MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
-    Ints places[kVectors];
-    FindPlaces<kLevels>(bounds_, scores, places);
-    // From the least on: small hinges are not added to a large sum one by one.
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) hinges[v] = Floats{};
-    for (const float *step = steps_; step != end_; step += kSegments) {
-      const Lookup thresholds(step);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        AddByMultiplier(Max(Floats{}, scores[v] - thresholds(places[v])), &hinges[v]);
-      }
-    }
-    const Lookup count(count_), base(base_), rest(rest_);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      hinges[v] += MultiplyAdd(count(places[v]), scores[v] - base(places[v]), rest(places[v]));
-    }
-  }
+        end_(steps_ + ((row.depth - 1) << kLevels)) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
+    using Lookup = Table<1 << kLevels>;
     Ints places[kVectors];
     FindPlaces<kLevels>(bounds_, scores, places);
     const Lookup first(first_);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) ranks[v] = reinterpret_cast<Ints>(first(places[v]));
-    for (const float *step = steps_; step != end_; step += kSegments) {
+    for (const float *step = steps_; step != end_; step += 1 << kLevels) {
       const Lookup thresholds(step);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v], scores[v], thresholds(places[v]));
@@ -132,9 +181,7 @@ class Segments {
   }
 
  private:
-  static constexpr int kSegments = 1 << kLevels;
-  using Lookup = Table<kSegments>;
-  const float *bounds_, *first_, *count_, *base_, *rest_, *steps_, *end_;
+  const float *bounds_, *first_, *steps_, *end_;
 };
 
 }  // namespace

@@ -12,7 +12,8 @@ namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
+// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not,
+// as long as the registers suffice.
 constexpr int kVectors = 8;
 constexpr int64_t kGroup = kVectors * kLanes;  // tiles are padded to whole groups
 static_assert(kTile % kGroup == 0, "tiles are made of groups");
@@ -41,39 +42,34 @@ template <class Source>
 struct Tile {
   const Source *scores;
   int64_t count;
-  const char *next;        // the scores of the next tile in memory,
-  const char *output;      // the memory that is written when this tile is done, if any,
-  int64_t size_in_memory;  // and the bytes that one score takes there
+  const Source *next;  // the scores of the next tile in memory
 };
 
-// Loads the group at i, and fetches into the cache what will be needed at i.
+// Loads the group at i, and fetches into the cache what will be needed there when the next tile's turn comes.
 template <class Source>
 MLML_INLINE void LoadGroup(const Tile<Source> &tile, int64_t i, Floats (&group)[kVectors]) {
   constexpr int kLine = 64 / static_cast<int>(sizeof(Source));  // scores of a cache line
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     group[v] = Load(tile.scores + i + v * kLanes);
-    if (v * kLanes % kLine != 0) continue;
-    __builtin_prefetch(tile.next + (i + v * kLanes) * tile.size_in_memory);
-    if (tile.output != nullptr) __builtin_prefetch(tile.output + (i + v * kLanes) * tile.size_in_memory, 1);
+    if (v * kLanes % kLine == 0) __builtin_prefetch(tile.next + i + v * kLanes);
   }
 }
 
 // Calls use(tile) with a tile of the row: as it lies in memory where it can, otherwise, or if told to, a copy in
 // which nothing is less than row.absent.
 template <class T, class Use>
-void WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, const T *output, bool copy, Use use) {
+void WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, bool copy, Use use) {
   const T *scores = input + tile * kTile;
   const int64_t count = std::min(kTile, classes - tile * kTile);
-  const char *next = reinterpret_cast<const char *>(scores + kTile);
-  const char *written = output == nullptr ? nullptr : reinterpret_cast<const char *>(output + tile * kTile);
   if (!copy && count % kGroup == 0 && TileBegin(row, tile) == row.tile_ends[tile]) {
-    use(Tile<T>{scores, count, next, written, sizeof(T)});
+    use(Tile<T>{scores, count, scores + kTile});
     return;
   }
   float copied[kTile];
   LoadTile(input, classes, row, tile, copied);
-  use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, next, written, sizeof(T)});
+  // In float16 it is more than the next tile that is fetched.
+  use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, reinterpret_cast<const float *>(scores + kTile)});
 }
 
 // Calls work(scores, places) for the scores of the tile, a group at a time; vector v stands at places[v] of the tile.

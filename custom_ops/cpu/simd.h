@@ -51,6 +51,7 @@ inline void Store(int32_t *to, Ints value) { std::memcpy(to, &value, sizeof(valu
 Floats Load(const Float16 *from);
 void Store(Float16 *to, Floats value);             // rounded to nearest, ties to even
 Floats Max(Floats a, Floats b);                    // the greater of the two; b where either is NaN
+Floats MaxOfPositive(Floats a, Floats b);          // the greater where a is not negative; a or b where either is NaN
 Floats Min(Floats a, Floats b);                    // the less; b where either is NaN
 Floats MultiplyAdd(Floats a, Floats b, Floats c);  // a * b + c, rounded once where the processor can
 Floats ToFloats(Ints value);

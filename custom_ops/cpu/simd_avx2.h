@@ -19,6 +19,10 @@ inline void Store(Float16 *to, Floats value) {
 inline Floats Max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Doubles LowHalf(Floats value) { return _mm256_cvtps_pd(_mm256_castps256_ps128(value)); }
 inline Doubles HighHalf(Floats value) { return _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)); }
+inline Floats MaxOfPositive(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(
+      _mm256_max_epi32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));  // more units can do it
+}
 inline Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 

@@ -15,6 +15,10 @@ inline void Store(Float16 *to, Floats value) {
 }
 
 inline Floats Max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats MaxOfPositive(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(
+      _mm512_max_epi32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));  // more units can do it
+}
 inline Floats Min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 

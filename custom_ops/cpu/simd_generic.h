@@ -26,6 +26,7 @@ inline void Store(Float16 *to, Floats value) {
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
 inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
 inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
+inline Floats MaxOfPositive(Floats a, Floats b) { return Max(a, b); }
 inline Floats Min(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 

@@ -1,5 +1,6 @@
 // Compares the vector operations of custom_ops/cpu/simd.h with plain loops over their lanes, for the instruction set
 // that it is compiled for: see builds.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -126,6 +127,9 @@ void CheckComparisons() {
   for (int32_t &count : counts) count = static_cast<int32_t>(generator() % 1000);
   const int add = 1 << generator() % 8;
   const Floats max = Max(a.Vector(), b.Vector()), min = Min(a.Vector(), b.Vector());
+  Lanes not_negative = a;
+  for (float &value : not_negative.values) value = std::fabs(value);
+  const Floats positive = MaxOfPositive(not_negative.Vector(), b.Vector());
   const Ints added = AddIfGreater(Load(counts), add, a.Vector(), b.Vector());
   const Ints counted = CountGreater(Load(counts), a.Vector(), b.Vector());
   int greater = 0;
@@ -135,6 +139,11 @@ void CheckComparisons() {
     greater += is_greater;
     all_at_most = all_at_most && a.values[i] <= b.values[i];
     Require(SameBits(max[i], is_greater ? a.values[i] : b.values[i]), "Max");
+    const float first = not_negative.values[i], second = b.values[i];
+    Require(std::isnan(first) || std::isnan(second)
+                ? std::isnan(positive[i]) || positive[i] == first || positive[i] == second
+                : positive[i] == std::max(first, second),
+            "MaxOfPositive");
     Require(SameBits(min[i], a.values[i] < b.values[i] ? a.values[i] : b.values[i]), "Min");
     Require(added[i] == counts[i] + (is_greater ? add : 0), "AddIfGreater");
     Require(counted[i] == counts[i] + is_greater, "CountGreater");
