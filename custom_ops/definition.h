@@ -34,8 +34,12 @@ inline double GradientDivisor(Reduction reduction, int64_t rows, int64_t classes
   return static_cast<double>(classes) * Divisor(reduction, rows);
 }
 
-// For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than this.
-MLML_HOST_DEVICE inline float Threshold(float p) { return -(1.0f - p); }
+// For a target with score p, 1 - p + x > 0 holds in float32 exactly if x is greater than this. Of a float, or of a
+// vector of them.
+template <class Floats>
+MLML_HOST_DEVICE inline Floats Threshold(Floats p) {
+  return -(1.0f - p);
+}
 
 // The same for sorting, which a NaN would disturb: with one, the row's result is NaN whatever stands here.
 MLML_HOST_DEVICE inline float SortableThreshold(float p) {

@@ -13,19 +13,23 @@ namespace MLML_ISA {
 namespace {
 
 // Up to here counting the lesser ones of each sorts the thresholds faster than a radix sort does.
-constexpr int64_t kFewToSort = 96;
+constexpr int64_t kFewToSort = 128;
 
 // Sorts by counting, for each, those that are less.
 void SortFew(Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
+  const float *thresholds = row->thresholds.data();
   float *sorted = row->sorted.data();
   std::fill_n(sorted, count, -kInfinity);
-  for (int64_t j = 0; j < count; ++j) {
-    const Floats threshold = Fill(row->thresholds[j]);
-    int32_t rank = 0;
-    for (int64_t i = 0; i < count; i += kLanes) rank += LanesGreater(threshold, Load(&row->thresholds[i]));
-    row->ranks[j] = rank;
-    sorted[rank] = row->thresholds[j];
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const Floats mine = Load(thresholds + j);
+    Ints rank = {};
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < count; ++i) rank = CountGreater(rank, mine, Fill(thresholds[i]));
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, count - j); ++i) {
+      row->ranks[j + i] = rank[i];
+      sorted[rank[i]] = mine[i];
+    }
   }
   // Equal thresholds share a rank: the places behind it are theirs too.
   for (int64_t j = 1; j < count; ++j) sorted[j] = std::max(sorted[j], sorted[j - 1]);

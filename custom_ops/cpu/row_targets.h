@@ -59,15 +59,29 @@ void GroupByTile(int64_t classes, Row *row) {
 
 template <class T>
 void ComputeThresholds(const T *input, Row *row) {
-  const size_t count = row->targets.size();
-  row->thresholds.assign((count + kLanes - 1) / kLanes * kLanes, kInfinity);
-  row->target_flags = 0;
-  for (size_t j = 0; j < count; ++j) {
-    const float score = ToFloat(input[row->targets[j]]);
-    row->thresholds[j] = SortableThreshold(score);
-    row->target_flags |= FlagsOfTarget(score);
+  const auto count = static_cast<int64_t>(row->targets.size());
+  row->thresholds.resize((count + kLanes - 1) / kLanes * kLanes);
+  Floats least = Fill(kInfinity), check = {};
+  for (int64_t j = 0; j < count; j += kLanes) {
+    T scores[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) scores[i] = input[row->targets[std::min(j + i, count - 1)]];
+    const Floats score = Load(scores), threshold = Threshold(score);
+    const Floats sortable = threshold == threshold ? threshold : Fill(kInfinity);  // as SortableThreshold
+    Store(&row->thresholds[j], sortable);
+    least = Min(least, sortable);
+    check += score * 0.0f;
   }
-  row->least = *std::min_element(row->thresholds.begin(), row->thresholds.end());
+  std::fill(row->thresholds.begin() + count, row->thresholds.end(), kInfinity);
+  row->least = kInfinity;
+  row->target_flags = 0;
+  bool finite = true;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    row->least = std::min(row->least, least[lane]);
+    finite = finite && check[lane] == 0;
+  }
+  if (!finite) {
+    for (int32_t target : row->targets) row->target_flags |= FlagsOfTarget(ToFloat(input[target]));
+  }
   row->absent = row->least == -kInfinity ? -kInfinity : kLowest;
 }
 
