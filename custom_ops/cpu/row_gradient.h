@@ -104,19 +104,17 @@ void CountRanks(const int32_t *ranks, int64_t number, Counts *counts) {
   }
 }
 
-// Writes the gradients of a tile's classes, and counts.
-template <class T, class RankMethod, class Source>
-void GradientOfTile(const Tile<Source> &tile, const Row &row, const RankMethod method, Counts *counts,
-                    FiniteCheck *check, T *gradient) {
-  int32_t ranks_of[kTile];
-  int64_t number = 0;  // of classes that may be active
-  FiniteCheck finite = *check;
+// Writes the gradients of one piece's classes, and counts.
+template <class T, class RankMethod>
+void WriteGradient(const Batch &batch, const Row &row, int64_t piece, const RankMethod method, Counts *counts,
+                   FiniteCheck *check, T *output) {
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   const GradientOfRank gradient_of(row.scale);
-  const auto write_zeros = [&](int64_t i) MLML_INLINE_LAMBDA {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
-  };
-  const auto write = [&](const Floats(&scores)[kVectors], const int64_t (&places)[kVectors]) MLML_INLINE_LAMBDA {
+  FiniteCheck finite;
+  Sifted sifted;
+  int32_t ranks_of[kTile + 2 * kGroup];
+  int64_t number = 0;  // of the ranks that are not counted yet
+  const auto write = [&](const Floats(&scores)[kVectors], T *gradient) MLML_INLINE_LAMBDA {
     Ints ranks[kVectors];
     finite.Add(scores);
     method.Ranks(scores, ranks, counts->counts.data());
@@ -125,18 +123,43 @@ void GradientOfTile(const Tile<Source> &tile, const Row &row, const RankMethod m
     for (int v = 0; v < kVectors; ++v) Store(group + v * kLanes, ranks[v]);
     if (row.computes_value) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], gradient_of(ranks[v]));
+      for (int v = 0; v < kVectors; ++v) Store(gradient + v * kLanes, gradient_of(ranks[v]));
     } else {
       float values[kGroup];
       for (int64_t c = 0; c < kGroup; ++c) values[c] = row.value[group[c]];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + places[v], Load(values + v * kLanes));
+      for (int v = 0; v < kVectors; ++v) Store(gradient + v * kLanes, Load(values + v * kLanes));
     }
     if (!RankMethod::kCountsTargets) number += kGroup;
   };
-  WithActive<RankMethod::kSifts>(tile, row, write_zeros, write);
+  const auto write_sifted = [&](bool last) MLML_INLINE_LAMBDA {
+    TakeSifted(row, last, &sifted,
+               [&](const Floats(&scores)[kVectors], const int32_t *places, int64_t count) MLML_INLINE_LAMBDA {
+                 T values[kGroup];
+                 write(scores, values);
+                 for (int64_t c = 0; c < count; ++c) output[piece * kPiece + places[c]] = values[c];
+               });
+  };
+  const int64_t end = PieceEnd(batch.classes, piece);
+  for (int64_t tile = piece * kTilesPerPiece; tile < end; ++tile) {
+    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
+    T padded[kTile];
+    T *gradient = count % kGroup == 0 ? output + tile * kTile : padded;
+    WithTile<T>(input, batch.classes, row, tile, false, [&](const auto &scores) {
+      TakeOrSift<RankMethod::kSifts>(
+          scores, row, tile * kTile - piece * kPiece, &sifted,
+          [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, gradient + i); },
+          [&](int64_t i) MLML_INLINE_LAMBDA {
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
+          });
+    });
+    if (gradient == padded) std::copy_n(padded, count, output + tile * kTile);
+    if (RankMethod::kSifts) write_sifted(tile + 1 == end);
+    CountRanks(ranks_of, number, counts);
+    number = 0;
+  }
   *check = finite;
-  CountRanks(ranks_of, number, counts);
 }
 
 template <class T>
@@ -149,15 +172,7 @@ bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *co
     return false;
   }
   FiniteCheck check;
-  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
-    T padded[kTile];
-    T *values = count % kGroup == 0 ? output + tile * kTile : padded;
-    WithTile<T>(input, batch.classes, row, tile, false, [&](const auto &scores) {
-      WithRanks(row, [&](const auto method) { GradientOfTile(scores, row, method, counts, &check, values); });
-    });
-    if (values == padded) std::copy_n(padded, count, output + tile * kTile);
-  }
+  WithRanks(row, [&](const auto method) { WriteGradient(batch, row, piece, method, counts, &check, output); });
   if ((row.target_flags & kNan) != 0) return true;
   return !check.Finite() && std::any_of(input + begin, input + end, [](T score) { return std::isnan(ToFloat(score)); });
 }

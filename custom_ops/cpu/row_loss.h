@@ -36,11 +36,15 @@ void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
   }
 }
 
-// A score that is +inf or NaN makes the sum infinite or NaN; so may one of -inf.
-template <class HingeMethod, class Source>
-void SumHinges(const Tile<Source> &tile, const Row &row, const HingeMethod method, DoubleSum *total) {
-  DoubleSum sum = *total;
-  const auto add = [&](const Floats(&scores)[kVectors], const int64_t (&)[kVectors]) MLML_INLINE_LAMBDA {
+// The sum of the hinges of one piece, if they are many. A score that is +inf or NaN makes it infinite or NaN; so may
+// one of -inf.
+template <class T, class HingeMethod>
+void SumHinges(const Batch &batch, const Row &row, int64_t piece, bool clamp, const HingeMethod method,
+               DoubleSum *total) {
+  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+  DoubleSum sum;
+  Sifted sifted;
+  const auto add = [&](const Floats(&scores)[kVectors]) MLML_INLINE_LAMBDA {
     Floats hinges[kVectors];
     method.Hinges(scores, hinges);
 #pragma GCC unroll 8
@@ -50,7 +54,19 @@ void SumHinges(const Tile<Source> &tile, const Row &row, const HingeMethod metho
     }
     sum.Add(hinges[0]);
   };
-  WithActive<HingeMethod::kSifts>(tile, row, [](int64_t) {}, add);
+  const auto add_sifted = [&](bool last) MLML_INLINE_LAMBDA {
+    TakeSifted(row, last, &sifted,
+               [&](const Floats(&scores)[kVectors], const int32_t *, int64_t) MLML_INLINE_LAMBDA { add(scores); });
+  };
+  const int64_t end = PieceEnd(batch.classes, piece);
+  for (int64_t tile = piece * kTilesPerPiece; tile < end; ++tile) {
+    WithTile<T>(input, batch.classes, row, tile, clamp, [&](const auto &scores) {
+      TakeOrSift<HingeMethod::kSifts>(
+          scores, row, 0, &sifted, [&](int64_t, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { add(group); },
+          [](int64_t) {});
+    });
+    if (HingeMethod::kSifts) add_sifted(tile + 1 == end);
+  }
   *total = sum;
 }
 
@@ -58,13 +74,11 @@ void SumHinges(const Tile<Source> &tile, const Row &row, const HingeMethod metho
 template <class T>
 double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
   const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  const bool few = HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes);
   DoubleSum sum;
-  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    WithTile<T>(input, batch.classes, row, tile, clamp, [&](const auto &scores) {
-      if (few) return SumTerms(scores, row, &sum);
-      WithHinges(row, [&](const auto method) { SumHinges(scores, row, method, &sum); });
-    });
+  if (HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes)) {
+    WithTile<T>(input, batch.classes, row, 0, clamp, [&](const auto &scores) { SumTerms(scores, row, &sum); });
+  } else {
+    WithHinges(row, [&](const auto method) { SumHinges<T>(batch, row, piece, clamp, method, &sum); });
   }
   return sum.Total();
 }

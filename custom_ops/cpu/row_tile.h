@@ -72,49 +72,62 @@ void WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, boo
   use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, reinterpret_cast<const float *>(scores + kTile)});
 }
 
-// Calls work(scores, places) for the scores of the tile, a group at a time; vector v stands at places[v] of the tile.
+// Scores that may be active, sifted out of the tiles of a piece until they make groups, and their places in the piece.
+struct Sifted {
+  float scores[kTile + kGroup];
+  int32_t places[kTile + kGroup];
+  int64_t number = 0;
+};
+
+// Calls take(i, scores) for the groups of the tile, i being the group's place in it.
 //
-// With kSifts, groups are put together of the vectors in which a score is greater than the least threshold, or NaN:
-// late in training these are few, and the others add nothing to the loss and have no gradient. Calls rest(i) for each
-// group that is taken apart, before work. No branch depends on a single vector, but for the first two: where both have
-// such a score, as early in training, the group is taken as it is.
-template <bool kSifts, class Source, class Rest, class Work>
-MLML_INLINE void WithActive(const Tile<Source> &tile, const Row &row, Rest rest, Work work) {
-  float sifted[kTile + kLanes];
-  int64_t sifted_places[kTile / kLanes + 1];
-  int number = 0;  // of sifted vectors
+// With kSifts only for those in which many scores may be active: greater than the least threshold, or NaN. Late in
+// training these are few; the others add nothing to the loss and have no gradient. From the other groups they are
+// sifted, after a call of pass(i). `begin` is the tile's place in the piece.
+template <bool kSifts, class Source, class Take, class Pass>
+MLML_INLINE void TakeOrSift(const Tile<Source> &tile, const Row &row, int64_t begin, Sifted *sifted, Take take,
+                            Pass pass) {
+  int64_t number = sifted->number;
   const Floats least = Fill(row.least);
+  Ints place;
+  for (int lane = 0; lane < kLanes; ++lane) place[lane] = static_cast<int32_t>(begin) + lane;
   for (int64_t i = 0; i < tile.count; i += kGroup) {
     Floats scores[kVectors];
-    int64_t places[kVectors];
     LoadGroup(tile, i, scores);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) places[v] = i + v * kLanes;
-    if (!kSifts || (AnyNotAtMost(scores[0], least) && AnyNotAtMost(scores[1], least))) {
-      work(scores, places);
+    if (!kSifts || Count(NotAtMost(scores[0], least)) + Count(NotAtMost(scores[1], least)) >= kLanes) {
+      take(i, scores);
       continue;
     }
-    rest(i);
+    pass(i);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      Store(sifted + number * kLanes, scores[v]);
-      sifted_places[number] = places[v];
-      number += AnyNotAtMost(scores[v], least);
+      const Lanes active = NotAtMost(scores[v], least);
+      Compress(active, scores[v], sifted->scores + number);
+      Compress(active, place + static_cast<int32_t>(i + v * kLanes), sifted->places + number);
+      number += Count(active);
     }
   }
-  for (int begin = 0; begin < number; begin += kVectors) {
-    // The last group may be incomplete. What stands in for the missing vectors comes first: where work writes, the
-    // vector at the same place overwrites it.
-    const int missing = std::max(begin + kVectors - number, 0);
+  sifted->number = number;
+}
+
+// Calls take(scores, places, number) for each whole group that was sifted, and keeps what is left; or, if it is the
+// last time, also for what is left: of the last group only `number` scores have been sifted, the others are row.absent.
+template <class Take>
+MLML_INLINE void TakeSifted(const Row &row, bool last, Sifted *sifted, Take take) {
+  int64_t begin = 0;
+  if (last) {
+    for (int64_t i = sifted->number; i % kGroup != 0; ++i) sifted->scores[i] = row.absent;
+  }
+  for (; last ? begin < sifted->number : begin + kGroup <= sifted->number; begin += kGroup) {
     Floats scores[kVectors];
-    int64_t places[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const int from = begin + std::max(v - missing, 0);
-      scores[v] = v < missing ? Fill(row.absent) : Load(sifted + from * kLanes);
-      places[v] = sifted_places[from];
-    }
-    work(scores, places);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) scores[v] = Load(sifted->scores + begin + v * kLanes);
+    take(scores, sifted->places + begin, std::min(kGroup, sifted->number - begin));
   }
+  if (begin == 0) return;
+  std::copy(sifted->scores + begin, sifted->scores + std::max(begin, sifted->number), sifted->scores);
+  std::copy(sifted->places + begin, sifted->places + std::max(begin, sifted->number), sifted->places);
+  sifted->number = std::max<int64_t>(sifted->number - begin, 0);
 }
 
 }  // namespace

@@ -59,9 +59,10 @@ Ints Truncate(Floats value);  // towards 0; the value must fit
 
 Ints AddIfGreater(Ints value, int add, Floats a, Floats b);  // value + add in the lanes where a > b
 Ints CountGreater(Ints count, Floats a, Floats b);           // count + 1 there
-int LanesGreater(Floats a, Floats b);                        // how many lanes of a are greater
 bool AnyNegative(Ints value);
-bool AnyNotAtMost(Floats a, Floats b);  // whether a <= b does not hold in some lane
+
+// A set of lanes, of a type Lanes, has these: NotAtMost(a, b) are those where a <= b does not hold, Count(lanes) says
+// how many they are, and Compress(lanes, from, to) stores their values one after the other, and kLanes values in all.
 
 Doubles LowHalf(Floats value);
 Doubles HighHalf(Floats value);

@@ -27,7 +27,34 @@ inline Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
 inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast<__m256>(value)) != 0; }
-inline bool AnyNotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)) != 0; }
+
+using Lanes = int;  // a bit for each
+inline Lanes NotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)); }
+inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }
+
+// For each set of lanes, the numbers of those that are in it.
+struct LaneNumbers {
+  constexpr LaneNumbers() {
+    for (int lanes = 0; lanes < 1 << kLanes; ++lanes) {
+      int count = 0;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        if ((lanes >> lane & 1) != 0) numbers[lanes][count++] = static_cast<uint8_t>(lane);
+      }
+    }
+  }
+  uint8_t numbers[1 << kLanes][kLanes] = {};
+};
+inline constexpr LaneNumbers kLaneNumbers;
+
+inline __m256i NumbersOf(Lanes lanes) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(kLaneNumbers.numbers[lanes])));
+}
+inline void Compress(Lanes lanes, Floats from, float *to) {
+  Store(to, _mm256_permutevar8x32_ps(from, NumbersOf(lanes)));
+}
+inline void Compress(Lanes lanes, Ints from, int32_t *to) {
+  Store(to, reinterpret_cast<Ints>(_mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(from), NumbersOf(lanes))));
+}
 
 template <int kSize>
 class Table {

@@ -34,11 +34,15 @@ inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
 
 inline Ints CountGreater(Ints count, Floats a, Floats b) { return AddIfGreater(count, 1, a, b); }
 
-inline int LanesGreater(Floats a, Floats b) { return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)); }
-
 inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(value)) != 0; }
 
-inline bool AnyNotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ) != 0; }
+using Lanes = __mmask16;
+inline Lanes NotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }
+inline void Compress(Lanes lanes, Floats from, float *to) { Store(to, _mm512_maskz_compress_ps(lanes, from)); }
+inline void Compress(Lanes lanes, Ints from, int32_t *to) {
+  Store(to, reinterpret_cast<Ints>(_mm512_maskz_compress_epi32(lanes, reinterpret_cast<__m512i>(from))));
+}
 
 inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }

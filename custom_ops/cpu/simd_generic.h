@@ -30,15 +30,23 @@ inline Floats MaxOfPositive(Floats a, Floats b) { return Max(a, b); }
 inline Floats Min(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 
-// Whether a bit of a lane is set.
-inline bool Any(Ints mask) {
-  int64_t halves[2];
-  std::memcpy(halves, &mask, sizeof(halves));
-  return (halves[0] | halves[1]) != 0;
+inline bool AnyNegative(Ints value) {
+  uint64_t halves[2];
+  std::memcpy(halves, &value, sizeof(halves));
+  return ((halves[0] | halves[1]) & 0x8000000080000000u) != 0;
 }
 
-inline bool AnyNegative(Ints value) { return Any(value < 0); }
-inline bool AnyNotAtMost(Floats a, Floats b) { return Any(~(a <= b)); }
+using Lanes = Ints;  // -1 for those in it, 0 for the others
+inline Lanes NotAtMost(Floats a, Floats b) { return ~(a <= b); }
+inline int Count(Lanes lanes) { return -(lanes[0] + lanes[1] + lanes[2] + lanes[3]); }
+
+template <class Values, class Value>
+MLML_INLINE void Compress(Lanes lanes, Values from, Value *to) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    *to = from[lane];
+    to -= lanes[lane];
+  }
+}
 
 template <int kSize>
 class Table {

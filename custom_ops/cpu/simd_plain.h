@@ -8,13 +8,6 @@ namespace MLML_ISA {
 inline Floats ToFloats(Ints value) { return __builtin_convertvector(value, Floats); }
 inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) { return value + ((a > b) & add); }
 inline Ints CountGreater(Ints count, Floats a, Floats b) { return count - (a > b); }
-inline int LanesGreater(Floats a, Floats b) {
-  const Ints greater = a > b;
-  int count = 0;
-  for (int i = 0; i < kLanes; ++i) count -= greater[i];
-  return count;
-}
-
 inline Ints Truncate(Floats value) { return __builtin_convertvector(value, Ints); }
 
 }  // namespace MLML_ISA
