@@ -28,8 +28,20 @@ def batch(rows, classes, targets, dtype=np.float32, seed=0):
     return input, target
 
 
+class Medians(dict):
+    """The median time of each function, in seconds; ``percentiles`` has the 20th and the 80th of each."""
+
+    def __init__(self, times=()):
+        super().__init__({name: float(np.median(values)) for name, values in dict(times).items()})
+        self.percentiles = {name: np.percentile(values, (20, 80)).tolist() for name, values in dict(times).items()}
+
+    def update(self, other):
+        super().update(other)
+        self.percentiles.update(getattr(other, "percentiles", {}))
+
+
 def interleaved_medians(functions, seconds=1.0, turns=5):
-    """The median time of each of several functions.
+    """The median time of each of several functions, as ``Medians``.
 
     They take turns, so that a noisy machine is noisy to all of them; the first calls of a turn do not count, for they
     pay for what the others left behind: caches, and threads that still spin.
@@ -46,7 +58,17 @@ def interleaved_medians(functions, seconds=1.0, turns=5):
                 function()
                 mine.append(time.perf_counter() - start)
             times[name] += mine[len(mine) // 4 :]
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return Medians(times)
+
+
+def as_json(results):
+    """The same for ``json.dump``: every dictionary of medians gets an entry with the percentiles."""
+    if isinstance(results, dict):
+        values = {str(name): as_json(value) for name, value in results.items()}
+        if isinstance(results, Medians):
+            values["20th and 80th percentiles"] = results.percentiles
+        return values
+    return [as_json(value) for value in results] if isinstance(results, list) else results
 
 
 def memory(field):

@@ -3,8 +3,9 @@
     pip install '.[benchmark]' torch==2.13.0
     python -m benchmarks.run --output benchmarks/results
 
-Prints tables, writes results.json and three plots. Every ratio compares medians of one run, taken in turn, with the
-same number of threads. Without PyTorch its columns stay empty.
+Prints tables, writes results.json and plots. Every ratio compares medians of one run, with the same number of threads;
+results.json has the 20th and the 80th percentiles too. What depends on the instruction set is measured for each that
+the processor has. Without PyTorch its columns stay empty.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.support.aot import Kernel
@@ -26,7 +28,16 @@ import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
 
-from benchmarks.measure import SHAPES, Stream, batch, extra_memory, interleaved_medians  # noqa: E402
+from benchmarks.kernels import of_each_isa, supported_isas  # noqa: E402
+from benchmarks.measure import (  # noqa: E402
+    SHAPES,
+    Medians,
+    Stream,
+    as_json,
+    batch,
+    extra_memory,
+    interleaved_medians,
+)
 from mindspore_mlml import (  # noqa: E402
     _ops,
     multilabel_margin_loss,
@@ -42,6 +53,7 @@ except ImportError:
 
 FORWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossMean")
 BACKWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradMean")
+BARE = _ops.losses["cpu"]["multilabel_margin_loss"]["mean"]
 
 
 def kernels(input, target):
@@ -52,30 +64,58 @@ def kernels(input, target):
     return forward, BACKWARD.prepare(input, target, np.ones((), dtype), gradient), gradient
 
 
+def bare(x, y):
+    """The operator alone, without the function around it."""
+    return BARE(x, y)
+
+
 def geometric_mean(values):
     return float(np.exp(np.mean(np.log(values))))
 
 
 def end_to_end():
-    """Through the public function, results fetched, against PyTorch's."""
+    """Through the public function, results fetched, against PyTorch's, and against what cannot be avoided: a call of a
+    bare operator, or a step with one, and streaming the bytes once."""
+    stream = Stream(THREADS)
     rows = {}
+    x, y = (Tensor(array) for array in batch(8, 10, 3))
+    bare_step = ms.jit(ms.value_and_grad(bare))
     for name, (n, c, t) in SHAPES.items():
         input, target = batch(n, c, t)
-        x, y = Tensor(input), Tensor(target)
+        x_, y_ = Tensor(input), Tensor(target)
         step = ms.jit(ms.value_and_grad(multilabel_margin_loss))
         functions = {
-            "forward": lambda x=x, y=y: multilabel_margin_loss(x, y).asnumpy(),
-            "step": lambda x=x, y=y, step=step: [result.asnumpy() for result in step(x, y)],
+            "forward": lambda x=x_, y=y_: multilabel_margin_loss(x, y).asnumpy(),
+            "step": lambda x=x_, y=y_, step=step: [result.asnumpy() for result in step(x, y)],
+            "bare forward": lambda: bare(x, y).asnumpy(),
+            "bare step": lambda: [result.asnumpy() for result in bare_step(x, y)],
+            "read": stream.read(input),
+            "copy": stream.copy(input, np.empty_like(input)),
         }
         if torch is not None:
             functions |= pytorch(input, target)
         # Not in turn: MindSpore and PyTorch each keep threads spinning for a while after their calls.
-        times = {key: interleaved_medians({key: function})[key] for key, function in functions.items()}
+        times = Medians()
+        for key, function in functions.items():
+            times.update(interleaved_medians({key: function}))
+        times["forward / (bare forward + read)"] = times["forward"] / (times["bare forward"] + times["read"])
+        times["step / (bare step + copy)"] = times["step"] / (times["bare step"] + times["copy"])
         if torch is not None:
             times["forward speed-up"] = times["PyTorch forward"] / times["forward"]
             times["step speed-up"] = times["PyTorch step"] / times["step"]
         rows[name] = times
+    if torch is not None:
+        for key in ("forward", "step"):
+            rows[f"{key} speed-up, geometric mean"] = geometric_mean([rows[name][f"{key} speed-up"] for name in SHAPES])
     return rows
+
+
+def with_each_isa(option):
+    """What this program prints as JSON with an option, for each instruction set, in a process of its own."""
+    return {
+        isa: json.loads(run_python("-m", "benchmarks.run", option, MLML_SIMD=isa).splitlines()[-1])
+        for isa in supported_isas()
+    }
 
 
 def pytorch(input, target):
@@ -118,7 +158,7 @@ def composition():
     """Time and memory of the composition, each in a process of its own."""
     rows = {}
     for name in SHAPES:
-        command = [sys.executable, __file__, "--composition", name]
+        command = [sys.executable, "-m", "benchmarks.run", "--composition", name]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         rows[name] = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
     return rows
@@ -134,33 +174,34 @@ def measure_composition(name):
         "composition": lambda: net(x, short).asnumpy(),
     }
     assert np.allclose(functions["ours"](), functions["composition"](), rtol=1e-3)
-    figures = {key: interleaved_medians({key: function}, 0.5, 1)[key] for key, function in functions.items()}
+    figures = Medians()
+    for key, function in functions.items():
+        figures.update(interleaved_medians({key: function}, 0.5, 1))
     # Fresh inputs: MindSpore keeps the memory of one call for the next.
     figures["memory ours"] = extra_memory(functions["ours"])
     x, short = Tensor(np.tile(input, (2, 1))), Tensor(np.tile(target[:, : t + 1], (2, 1)))
     figures["memory composition, twice the batch"] = extra_memory(functions["composition"])
-    print(json.dumps(figures))
+    print(json.dumps(as_json(figures)))
 
 
-def against_stream(stream):
-    """The kernels alone, against the time to stream their bytes; arrays larger than any cache."""
+def share_of_preparing():
+    """What share of the kernels' time does not depend on the scores: the time of a row of C classes, and of one of the
+    same targets among 4 C classes, say how much a class takes."""
     rows = {}
-    rate = {}
-    for t in (1, 3, 5, 8, 76, 500):
-        input, target = batch(128, 205443, t)
-        forward, backward, gradient = kernels(input, target)
-        functions = {
-            "forward": forward,
-            "backward": backward,
-            "read": stream.read(input),
-            "copy": stream.copy(input, gradient),
-        }
+    for n, c, t in ((256, 983, 19), (64, 1000, 500)):
+        input, target = batch(n, c, t)
+        wide = np.concatenate([input, *batch(n, 3 * c, 1)[:1]], axis=1)
+        labels = np.ascontiguousarray(target[:, :t])
+        short, long = kernels(input, labels), kernels(wide, labels)
+        functions = {"forward": short[0], "forward, 4 C": long[0], "backward": short[1], "backward, 4 C": long[1]}
+        set_threads(1)
         times = interleaved_medians(functions, 2.0)
-        times["forward / read"] = times["forward"] / times["read"]
-        times["backward / copy"] = times["backward"] / times["copy"]
-        rows[t] = times
-        rate[t] = input.nbytes / times["read"]
-    return rows, float(np.median(list(rate.values())))
+        set_threads(THREADS)
+        for key in ("forward", "backward"):
+            of_classes = (times[f"{key}, 4 C"] - times[key]) / 3
+            times[f"share of preparing / {key}"] = 1 - of_classes / times[key]
+        rows[f"{n}, {c}, {t}"] = times
+    return rows
 
 
 def against_targets():
@@ -181,12 +222,7 @@ def small_calls():
     """The cost of a call, next to a bare operator and to a built-in one."""
     input, target = batch(8, 10, 3)
     x, y = Tensor(input), Tensor(target)
-    bare = _ops.losses["cpu"]["multilabel_margin_loss"]["mean"]
-
-    def call_bare(x, y):
-        return bare(x, y)
-
-    step, bare_step = (ms.jit(ms.value_and_grad(f)) for f in (multilabel_margin_loss, call_bare))
+    step, bare_step = (ms.jit(ms.value_and_grad(f)) for f in (multilabel_margin_loss, bare))
     labels = Tensor(np.zeros(8, np.int64))
     times = interleaved_medians(
         {
@@ -236,8 +272,7 @@ def from_labels():
     times["labels / padded, forward"] = times["forward"] / times["padded forward"]
     times["labels / padded, backward"] = times["backward"] / times["padded backward"]
     for form in ("labels", "padded"):
-        command = [sys.executable, __file__, "--memory", form]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = run_python("-m", "benchmarks.run", "--memory", form)
         times[f"peak memory of a step, {form}"] = int(output.splitlines()[-1])
     return times
 
@@ -299,50 +334,45 @@ def checked_targets_from_csr(indptr, indices, classes, width):
     return targets_from_csr(indptr, indices, width)
 
 
-def other_ratios():
-    """float16 against float32, met margins against random scores, one long row with all threads against one."""
+def long_rows():
+    """One long row with all threads against one."""
     rows = {}
-    input, target = batch(128, 205443, 5)
-    half = kernels(input.astype(np.float16), target)
-    single = kernels(input, target)
-    times = interleaved_medians({"16": half[0], "32": single[0], "16b": half[1], "32b": single[1]}, 3.0)
-    rows["float16 / float32, forward"] = times["16"] / times["32"]
-    rows["float16 / float32, backward"] = times["16b"] / times["32b"]
-    for t in (5, 76):
-        input, target = batch(32, 205443, t)
-        met = input.copy()
-        np.put_along_axis(met, target[:, :t], 20, axis=1)
-        random, easy = kernels(input, target), kernels(met, target)
-        times = interleaved_medians({"r": random[0], "m": easy[0], "rb": random[1], "mb": easy[1]}, 2.0)
-        rows[f"margins met / random, T={t}, forward"] = times["m"] / times["r"]
-        rows[f"margins met / random, T={t}, backward"] = times["mb"] / times["rb"]
     for t in (5, 76):
         forward, backward, _ = kernels(*batch(1, 10_000_000, t))
-        rows |= {f"one row of 10 million, T={t}, 1 thread / {THREADS}, forward": one_thread_ratio(forward)}
-        rows |= {f"one row of 10 million, T={t}, 1 thread / {THREADS}, backward": one_thread_ratio(backward)}
+        for key, kernel in (("forward", forward), ("backward", backward)):
+
+            def with_threads(threads, kernel=kernel):
+                set_threads(threads)
+                kernel()
+
+            functions = {"1": lambda run=with_threads: run(1), "all": lambda run=with_threads: run(THREADS)}
+            times = interleaved_medians(functions, 1.0)
+            rows[f"T={t}, 1 thread / {THREADS}, {key}"] = times["1"] / times["all"]
     return rows
 
 
-def one_thread_ratio(kernel):
-    set_threads = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossSetThreads
-
-    def with_threads(threads):
-        def run():
-            set_threads(threads)
-            kernel()
-
-        return run
-
-    times = interleaved_medians({"1": with_threads(1), "all": with_threads(THREADS)}, 1.0)
-    return times["1"] / times["all"]
+def set_threads(threads):
+    ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossSetThreads(threads)
 
 
 def machine():
-    """The processor, and what the figures were measured with."""
+    """The processor, what the figures were measured with, and when."""
+
+    def first_line(*command):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
-    versions = {"mindspore": ms.__version__, "torch": torch.__version__ if torch is not None else None}
-    return {"processor": model, "kernel": backends()[0].reason, **versions}
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "kernel": backends()[0].reason,
+        "compiler": first_line("g++", "--version"),
+        "commit": first_line("git", "describe", "--always", "--dirty"),
+        "date": time.strftime("%Y-%m-%d"),
+        "mindspore": ms.__version__,
+        "torch": torch.__version__ if torch is not None else None,
+    }
 
 
 def print_table(title, rows):
@@ -352,7 +382,7 @@ def print_table(title, rows):
         if row is None:
             print(f"  {name!s:<16}failed: not enough memory")
         elif isinstance(row, dict):
-            cells = [f"{key} {format_value(key, value)}" for key, value in row.items()]
+            cells = [f"{key} {format_value(key, value)}" for key, value in row.items() if "percentile" not in key]
             print(f"  {name!s:<16}" + "  ".join(cells))
         else:
             print(f"  {name:<56}{format_value(name, row)}")
@@ -376,17 +406,21 @@ def draw(results, folder):
         figure.savefig(folder / name, dpi=110)
         plt.close(figure)
 
+    isas = list(results["end to end"])
     if torch is not None:
-        figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        figure, both = plt.subplots(2, 1, figsize=(7, 5.6), layout="constrained", sharex=True)
         names, places = list(SHAPES), np.arange(len(SHAPES))
-        for offset, key in ((-0.2, "forward"), (0.2, "step")):
-            values = [results["end to end"][name][f"{key} speed-up"] for name in names]
-            label = {"forward": "forward, PyNative", "step": "forward + backward, jit"}[key]
-            axes.bar_label(axes.bar(places + offset, values, 0.38, label=label), fmt="%.0f", fontsize=8)
-        axes.set_xticks(places, [f"{name}\n{SHAPES[name]}" for name in names], fontsize=8)
-        axes.set(yscale="log", ylabel="times as fast as PyTorch", title="Speed-up, end to end")
-        axes.margins(y=0.15)
-        axes.legend()
+        width = 0.8 / len(isas)
+        for axes, key in zip(both, ("forward", "step")):
+            for number, isa in enumerate(isas):
+                values = [results["end to end"][isa][name][f"{key} speed-up"] for name in names]
+                bars = axes.bar(places + (number - (len(isas) - 1) / 2) * width, values, width * 0.95, label=isa)
+                axes.bar_label(bars, fmt="%.0f", fontsize=8)
+            axes.set_title({"forward": "Forward, PyNative", "step": "Forward + backward, jit"}[key], fontsize=10)
+            axes.set(yscale="log", ylabel="times as fast as PyTorch")
+            axes.margins(y=0.2)
+        both[0].legend(fontsize=8)
+        both[1].set_xticks(places, [f"{name}\n{SHAPES[name]}" for name in names], fontsize=8)
         save(figure, "speedup.png")
 
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
@@ -399,20 +433,20 @@ def draw(results, folder):
     axes.grid(alpha=0.3)
     save(figure, "targets.png")
 
-    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    rows = results["against the streaming limit"]
-    size = 128 * 205443 * 4
-    places = np.arange(len(rows))
-    series = (("forward", "read", size), ("backward", "copy", 2 * size))
-    for offset, (key, limit, moved) in zip((-0.2, 0.2), series):
-        rates = [moved / row[key] / 1e9 for row in rows.values()]
-        axes.bar_label(axes.bar(places + offset, rates, 0.38, label=key), fmt="%.0f", fontsize=8)
-        limits = [moved / row[limit] / 1e9 for row in rows.values()]
-        axes.plot(places, limits, "--", label=f"limit: {limit} of the same bytes")
-    axes.set_xticks(places, [f"T = {t}" for t in rows])
-    axes.set(ylabel="GB/s", title="Bytes per second against the streaming limit, N = 128, C = 205443")
-    axes.legend(fontsize=8)
-    save(figure, "roofline.png")
+    for isa in isas:
+        figure, both = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", sharey=True)
+        for axes, kernel, limit in zip(both, ("forward", "backward"), ("read", "copy")):
+            for key, style in (("random scores", "-"), ("99 % of the margins met", "--")):
+                for dtype, colour in (("float32", "C0"), ("float16", "C1")):
+                    rows = results[f"kernels, {key}"][isa][dtype]
+                    counts = [int(count) for count in rows]
+                    ratios = [row[f"{kernel} / {limit}"] for row in rows.values()]
+                    axes.plot(counts, ratios, style, marker=".", color=colour, label=f"{dtype}, {key}")
+            axes.set(xscale="log", yscale="log", xlabel="T", title=f"{kernel} / {limit}, {isa}")
+            axes.grid(alpha=0.3)
+        both[0].legend(fontsize=7)
+        both[0].set_ylabel("times as long as streaming")
+        save(figure, f"limit_{isa}.png")
 
 
 def main():
@@ -420,6 +454,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--composition", choices=SHAPES, help=argparse.SUPPRESS)  # run in a process of its own
     parser.add_argument("--memory", choices=["labels", "padded"], help=argparse.SUPPRESS)  # likewise
+    parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)  # likewise
     arguments = parser.parse_args()
     if arguments.composition:
         measure_composition(arguments.composition)
@@ -427,37 +462,38 @@ def main():
     if arguments.memory:
         measure_memory(arguments.memory)
         return
+    if arguments.end_to_end:
+        print(json.dumps(as_json(end_to_end())))
+        return
 
-    results = {"machine": machine(), "end to end": end_to_end()}
+    results = {"machine": machine()}
     print("machine:", ", ".join(f"{key} {value}" for key, value in results["machine"].items()))
-    print_table("End to end, N, C, T as in " + str(SHAPES), results["end to end"])
-    if torch is not None:
-        for key in ("forward", "step"):
-            speed_ups = [row[f"{key} speed-up"] for row in results["end to end"].values()]
-            results[f"{key} speed-up, geometric mean"] = geometric_mean(speed_ups)
-            print(f"  {key} speed-up: geometric mean {geometric_mean(speed_ups):.0f}, least {min(speed_ups):.0f}")
-    results["composition of MindSpore's operators"] = composition()
-    print_table("Composition of MindSpore's operators, forward", results["composition of MindSpore's operators"])
-    rows, rate = against_stream(Stream(THREADS))
-    results["against the streaming limit"], results["bytes per second read"] = rows, rate
-    print_table(f"Kernel alone, N = 128, C = 205443 ({rate / 1e9:.0f} GB/s read)", rows)
-    results["against T"] = against_targets()
-    curve = results["against T"]
+
+    def add(name, title, rows):
+        results[name] = rows
+        print_table(title, rows)
+
+    results["end to end"] = with_each_isa("--end-to-end")
+    for isa, rows in results["end to end"].items():
+        print_table(f"End to end, {isa}, N, C, T as in {SHAPES}", rows)
+    for key, options in (("random scores", ()), ("99 % of the margins met", ("--met",))):
+        print(f"\nKernels alone, N, C = 64, 205443, {key}")
+        results[f"kernels, {key}"] = of_each_isa(*options)
+    add("composition of MindSpore's operators", "Composition of MindSpore's operators, forward", composition())
+    add("share of preparing", "What share of a row's time is preparing it, one thread", share_of_preparing())
+    curve = against_targets()
+    results["against T"] = curve
     by_targets = zip(curve["targets"], curve["seconds"], curve["fit"])
     print_table("One row of 100 000 classes", {f"T = {t}": {"measured": s, "fit": f} for t, s, f in by_targets})
-    results["small calls"] = small_calls()
-    print_table("Small calls, (8, 10, 3)", results["small calls"])
-    results["extra memory"] = memory_of_kernels()
-    print_table("Extra memory of forward and backward, N = 64, C = 205443, by T", results["extra memory"])
-    results["from labels"] = from_labels()
-    print_table("Labels of shape (256, 76) against a target of shape (256, 205443)", results["from labels"])
-    results["conversions"] = conversions()
-    print_table("Lists of classes of 100 000 samples, 1 to 20 of 200 000 classes", results["conversions"])
-    results["other ratios"] = other_ratios()
-    print_table("Other ratios", results["other ratios"])
+    add("small calls", "Small calls, (8, 10, 3)", small_calls())
+    add("extra memory", "Extra memory of forward and backward, N = 64, C = 205443, by T", memory_of_kernels())
+    add("from labels", "Labels of shape (256, 76) against a target of shape (256, 205443)", from_labels())
+    add("conversions", "Lists of classes of 100 000 samples, 1 to 20 of 200 000 classes", conversions())
+    add("long rows", "One row of 10 million classes, all threads against one", long_rows())
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(as_json(results), indent=2)
+    (arguments.output / "results.json").write_text(text + "\n", encoding="utf-8")
     draw(results, arguments.output)
     print(f"\nresults.json and plots are in {arguments.output}")
 
