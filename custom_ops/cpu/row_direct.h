@@ -26,7 +26,7 @@ class Direct {
     for (size_t j = 0; j < count_; ++j) {
       const Floats threshold = Fill(thresholds_[j]);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) AddByMultiplier(Max(Floats{}, scores[v] - threshold), &hinges[v]);
+      for (int v = 0; v < kVectors; ++v) AddByMultiplier(Hinge(scores[v] - threshold), &hinges[v]);
     }
   }
 

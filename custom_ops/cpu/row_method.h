@@ -23,6 +23,9 @@ constexpr Crossovers kOfLoss = {7, 127, 800}, kOfGradient = {20, 63, 800};
 #elif defined(__AVX2__)
 constexpr int kFewSegmentLevels = 3, kSegmentLevels = 3;
 constexpr Crossovers kOfLoss = {7, 0, 130}, kOfGradient = {13, 0, 130};
+#elif defined(MLML_NEON)
+constexpr int kFewSegmentLevels = 4, kSegmentLevels = 4;
+constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
 constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};

@@ -1,0 +1,76 @@
+// The vector operations with NEON, of 64-bit ARM processors. Included by simd.h, which says what each does.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "simd_plain.h"
+
+namespace mlml {
+namespace MLML_ISA {
+
+inline Floats Load(const Float16 *from) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t *>(from))));
+}
+
+inline void Store(Float16 *to, Floats value) {
+  vst1_u16(reinterpret_cast<uint16_t *>(to), vreinterpret_u16_f16(vcvt_f16_f32(value)));
+}
+
+// The processor's own maximum and minimum are NaN where either is.
+inline Floats Max(Floats a, Floats b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline Floats Min(Floats a, Floats b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+inline Floats Hinge(Floats value) { return vmaxq_f32(Floats{}, value); }
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+
+inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
+  return vbslq_s32(vdupq_n_u32(add), vreinterpretq_s32_u32(vcgtq_f32(a, b)), value);
+}
+
+inline int LanesGreater(Floats a, Floats b) { return -vaddvq_s32(vreinterpretq_s32_u32(vcgtq_f32(a, b))); }
+inline bool AnyNegative(Ints value) { return vminvq_s32(value) < 0; }
+inline bool AnyNotAtMost(Floats a, Floats b) { return vminvq_u32(vcleq_f32(a, b)) == 0; }
+
+inline Doubles LowHalf(Floats value) { return vcvt_f64_f32(vget_low_f32(value)); }
+inline Doubles HighHalf(Floats value) { return vcvt_high_f64_f32(value); }
+
+// A place has the numbers of the four bytes of its entry.
+template <int kSize>
+class Table {
+ public:
+  explicit Table(const float *entries) : registers_(LoadRegisters(reinterpret_cast<const uint8_t *>(entries))) {}
+
+  MLML_INLINE Floats operator()(Ints place) const {
+    const uint8x16_t bytes = vreinterpretq_u8_s32(place);
+    if constexpr (kSize == 4) return vreinterpretq_f32_u8(vqtbl1q_u8(registers_, bytes));
+    if constexpr (kSize == 8) return vreinterpretq_f32_u8(vqtbl2q_u8(registers_, bytes));
+    if constexpr (kSize == 16) return vreinterpretq_f32_u8(vqtbl4q_u8(registers_, bytes));
+  }
+
+ private:
+  static_assert(kSize == 4 || kSize == 8 || kSize == 16, "one look-up takes one, two or four registers");
+
+  MLML_INLINE static auto LoadRegisters(const uint8_t *entries) {
+    if constexpr (kSize == 4) return vld1q_u8(entries);
+    if constexpr (kSize == 8) return vld1q_u8_x2(entries);
+    if constexpr (kSize == 16) return vld1q_u8_x4(entries);
+  }
+
+  decltype(LoadRegisters(nullptr)) registers_;
+};
+
+template <class Four>
+MLML_INLINE void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]) {
+  static_assert(sizeof(Four) == sizeof(Floats), "four floats");
+  const auto row = [=](int lane) { return Load(reinterpret_cast<const float *>(rows + index[lane])); };
+  const auto pair = [](float32x4_t floats) { return vreinterpretq_f64_f32(floats); };
+  const Floats a = row(0), b = row(1), c = row(2), d = row(3);
+  const float64x2_t even_ab = pair(vtrn1q_f32(a, b)), even_cd = pair(vtrn1q_f32(c, d));
+  const float64x2_t odd_ab = pair(vtrn2q_f32(a, b)), odd_cd = pair(vtrn2q_f32(c, d));
+  columns[0] = vreinterpretq_f32_f64(vtrn1q_f64(even_ab, even_cd));
+  columns[1] = vreinterpretq_f32_f64(vtrn1q_f64(odd_ab, odd_cd));
+  columns[2] = vreinterpretq_f32_f64(vtrn2q_f64(even_ab, even_cd));
+  columns[3] = vreinterpretq_f32_f64(vtrn2q_f64(odd_ab, odd_cd));
+}
+
+}  // namespace MLML_ISA
+}  // namespace mlml
