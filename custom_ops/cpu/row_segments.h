@@ -22,18 +22,17 @@ int Reversed(int value, int bits) {
   return reversed;
 }
 
-// A level is a whole number of vectors; where it begins in the tree.
-constexpr int LevelSize(int level) { return std::max(kLanes, 1 << level); }
-constexpr int LevelBegin(int level) { return level == 0 ? 0 : LevelBegin(level - 1) + LevelSize(level - 1); }
+// How many nodes each level of a tree has room for: a whole number of vectors, and what the last needs.
+constexpr int LevelSize(int levels) { return std::max(kLanes, 1 << (levels - 1)); }
 
 // Builds the tree over 2^levels segments; segment s begins with the sorted threshold number start(s). The one before it
 // is its bound: what is greater lies in this segment or in a later one.
 template <class Start>
 void BuildTree(int levels, Start start, Row *row) {
   row->levels = levels;
-  row->bounds.Assign(LevelBegin(levels), kInfinity);
+  row->bounds.Assign(int64_t{levels} * LevelSize(levels), kInfinity);
   for (int level = 0; level < levels; ++level) {
-    float *nodes = row->bounds.data() + LevelBegin(level);
+    float *nodes = row->bounds.data() + level * LevelSize(levels);
     for (int node = 0; node < 1 << level; ++node) {
       const int segment = (2 * Reversed(node, level) + 1) << (levels - 1 - level);
       nodes[node] = row->sorted.data()[start(segment) - 1];
@@ -41,27 +40,20 @@ void BuildTree(int levels, Start start, Row *row) {
   }
 }
 
-// Goes down the tree from a level on.
-template <int kLevel, int kLevels>
-MLML_INLINE void Descend(const float *bounds, const Floats (&scores)[kVectors], Ints (&places)[kVectors]) {
-  if constexpr (kLevel < kLevels) {
-    const Table<LevelSize(kLevel)> nodes(bounds + LevelBegin(kLevel));
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      places[v] = AddIfGreater(places[v], kPlaceStep << kLevel, scores[v], nodes(places[v]));
-    }
-    Descend<kLevel + 1, kLevels>(bounds, scores, places);
-  }
-}
-
 // The places of the segments that the scores lie in.
 template <int kLevels>
 MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors], Ints (&places)[kVectors]) {
-  const Ints first = Ints{} + kFirstPlace;
   const Floats root = Fill(bounds[0]);
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) places[v] = AddIfGreater(first, kPlaceStep, scores[v], root);
-  Descend<1, kLevels>(bounds, scores, places);
+  for (int v = 0; v < kVectors; ++v) places[v] = AddIfGreater(Ints{} + kFirstPlace, kPlaceStep, scores[v], root);
+#pragma GCC unroll 8
+  for (int level = 1; level < kLevels; ++level) {
+    const Table<LevelSize(kLevels)> nodes(bounds + level * LevelSize(kLevels));
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      places[v] = AddIfGreater(places[v], kPlaceStep << level, scores[v], nodes(places[v]));
+    }
+  }
 }
 
 // Cuts the sorted thresholds, padded by +inf, into 2^levels segments. No threshold stands at the last place of the
