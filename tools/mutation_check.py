@@ -7,7 +7,7 @@ A mutant is a copy of custom_ops/ with one piece of text replaced. It is built w
 fail what the tests run. For the CPU kernels, built for one instruction set, that is the cases of fuzz_kernels.py, the
 promises of accuracy.py, or the grid of sizes of tests/support/kernel_grid.py, whose bits must not depend on the number
 of threads either. For the CUDA kernels, emulated, it is the cases and the grid; for the vector operations their unit
-test.
+test, for NEON on an emulator where there is one (apt-get install g++-aarch64-linux-gnu qemu-user-static).
 Mutants that compute the same are not listed. Exits non-zero if a mutant survives.
 """
 
@@ -21,7 +21,14 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations
+from tests.support.builds import (
+    EMULATED_ISA_FLAGS,
+    ISA_FLAGS,
+    build_catcher,
+    build_emulated,
+    build_vector_operations,
+    can_emulate,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
@@ -30,10 +37,11 @@ MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
 DIRECT, SEGMENTS, BUCKETS = "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
-SIMD, AVX512, AVX2 = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h"
+SIMD, AVX512, AVX2, NEON = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h", "cpu/simd_neon.h"
 GENERIC, PLAIN = "cpu/simd_generic.h", "cpu/simd_plain.h"
-# The instruction set that shows a mutant of the vector operations.
-VECTOR_OPERATIONS = {SIMD: "baseline", AVX512: "avx512", AVX2: "avx2", GENERIC: "baseline", PLAIN: "baseline"}
+# What every processor has; and the instruction set that shows a mutant of the vector operations.
+BASE = next(iter(ISA_FLAGS))
+VECTOR_OPERATIONS = {SIMD: BASE, AVX512: "avx512", AVX2: "avx2", NEON: "neon", GENERIC: "baseline", PLAIN: "baseline"}
 CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
 CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
 CASES, CUDA_CASES = 4000, 600
@@ -177,10 +185,10 @@ MUTANTS = [
     (
         "hinges below 0 are added",
         LOSS,
-        "sum->Add(Max(Floats{}, scores[v] - threshold))",
+        "sum->Add(Hinge(scores[v] - threshold))",
         "sum->Add(scores[v] - threshold)",
     ),
-    ("hinges below 0 are added directly", DIRECT, "Max(Floats{}, scores[v] - threshold)", "scores[v] - threshold"),
+    ("hinges below 0 are added directly", DIRECT, "Hinge(scores[v] - threshold)", "scores[v] - threshold"),
     (
         "a segment's own hinges are not added",
         SEGMENTS,
@@ -360,6 +368,7 @@ MUTANTS = [
     ("AVX-512: a table of two vectors has its first twice", AVX512, "(low_, lane, high_)", "(low_, lane, low_)"),
     ("AVX-512: a row is looked up for another lane", AVX512, "row(i + 8)), row(i + 12)", "row(i + 12)), row(i + 8)"),
     ("AVX-512: a column is another", AVX512, "_mm512_unpackhi_pd(low01, low23)", "_mm512_unpackhi_pd(high01, high23)"),
+    ("AVX-512: the hinge of NaN is 0", AVX512, "_mm512_max_ps(Floats{}, value)", "_mm512_max_ps(value, Floats{})"),
     ("AVX2: the other one where either is NaN", AVX2, "_mm256_max_ps(a, b)", "_mm256_max_ps(b, a)"),
     ("AVX2: float16 is cut off", AVX2, "_MM_FROUND_TO_NEAREST_INT", "_MM_FROUND_TO_ZERO"),
     ("AVX2: the high half is the low one", AVX2, "_mm256_extractf128_ps(value, 1)", "_mm256_extractf128_ps(value, 0)"),
@@ -367,13 +376,60 @@ MUTANTS = [
     ("AVX2: NaN is at most", AVX2, "_CMP_NLE_UQ", "_CMP_GT_OQ"),
     ("AVX2: a row is looked up for another lane", AVX2, "row(i)), row(i + 4)", "row(i + 4)), row(i)"),
     ("AVX2: a column is another", AVX2, "_mm256_unpackhi_pd(low01, low23)", "_mm256_unpackhi_pd(high01, high23)"),
+    (
+        "NEON: one float16 is loaded for all",
+        NEON,
+        "vld1_u16(reinterpret_cast<const uint16_t *>(from))",
+        "vdup_n_u16(from->bits)",
+    ),
+    ("NEON: float16 is stored without its fraction", NEON, "vcvt_f16_f32(value)", "vcvt_f16_f32(vrndq_f32(value))"),
+    ("NEON: NaN where either is NaN", NEON, "vbslq_f32(vcgtq_f32(a, b), a, b)", "vmaxq_f32(a, b)"),
+    ("NEON: NaN where either is NaN, of the less", NEON, "vbslq_f32(vcltq_f32(a, b), a, b)", "vminq_f32(a, b)"),
+    ("NEON: the number where either is NaN", NEON, "vbslq_f32(vcgtq_f32(a, b), a, b)", "vmaxnmq_f32(a, b)"),
+    ("NEON: the hinge of NaN is 0", NEON, "vmaxq_f32(Floats{}, value)", "vmaxnmq_f32(Floats{}, value)"),
+    ("NEON: the product is not added", NEON, "return a * b + c;", "return a * b;"),
+    (
+        "NEON: equal is greater",
+        NEON,
+        "vreinterpretq_s32_u32(vcgtq_f32(a, b)), value)",
+        "vreinterpretq_s32_u32(vcgeq_f32(a, b)), value)",
+    ),
+    ("NEON: what is added replaces the value", NEON, "vcgtq_f32(a, b)), value);", "vcgtq_f32(a, b)), Ints{});"),
+    ("NEON: the lanes are counted below 0", NEON, "return -vaddvq_s32(", "return vaddvq_s32("),
+    ("NEON: all lanes must be negative", NEON, "vminvq_s32(value) < 0", "vmaxvq_s32(value) < 0"),
+    ("NEON: NaN is at most", NEON, "vminvq_u32(vcleq_f32(a, b)) == 0", "vmaxvq_u32(vcgtq_f32(a, b)) != 0"),
+    ("NEON: all lanes must be greater", NEON, "vminvq_u32(vcleq_f32(a, b))", "vmaxvq_u32(vcleq_f32(a, b))"),
+    ("NEON: the low half is the high one", NEON, "vcvt_f64_f32(vget_low_f32(value))", "vcvt_high_f64_f32(value)"),
+    ("NEON: the high half is the low one", NEON, "vcvt_high_f64_f32(value)", "vcvt_f64_f32(vget_low_f32(value))"),
+    ("NEON: nothing is looked up", NEON, "vqtbl1q_u8(registers_, bytes)", "registers_"),
+    (
+        "NEON: a table of two registers has one",
+        NEON,
+        "vqtbl2q_u8(registers_, bytes)",
+        "vqtbl1q_u8(registers_.val[0], bytes)",
+    ),
+    (
+        "NEON: a table of four registers has two",
+        NEON,
+        "vqtbl4q_u8(registers_, bytes)",
+        "vqtbl2q_u8(uint8x16x2_t{{registers_.val[0], registers_.val[1]}}, bytes)",
+    ),
+    (
+        "NEON: a row is looked up for another lane",
+        NEON,
+        "a = row(low[0]), b = row(low[1])",
+        "a = row(low[1]), b = row(low[0])",
+    ),
+    ("NEON: a row has half its size", NEON, "vget_low_s32(index), 4)", "vget_low_s32(index), 3)"),
+    ("NEON: a column is another", NEON, "vtrn2q_f64(even_ab, even_cd)", "vtrn2q_f64(odd_ab, odd_cd)"),
     ("generic: the other one where either is NaN", GENERIC, "a > b ? a : b", "a < b ? b : a"),
     ("generic: infinities of float16 are numbers", GENERIC, " + ((magnitude >= 0x7c00) & (112 << 23))", ""),
     ("generic: the high half is the low one", GENERIC, "Doubles{value[2], value[3]}", "Doubles{value[0], value[1]}"),
     ("generic: the other one where either is NaN, of the less", GENERIC, "a < b ? a : b", "a > b ? b : a"),
     ("generic: half of the lanes are asked", GENERIC, "(halves[0] | halves[1]) != 0", "halves[0] != 0"),
-    ("generic: one lane is looked up for all", GENERIC, "entries_[index[3]]", "entries_[index[0]]"),
+    ("generic: one lane is looked up for all", GENERIC, "entries_[place[3]]", "entries_[place[0]]"),
     ("generic: the rows are not turned", GENERIC, "columns[i] = Floats{a[i], b[i], c[i], d[i]}", "columns[i] = row(i)"),
+    ("plain: the hinge of NaN is 0", PLAIN, "Max(Floats{}, value)", "Max(value, Floats{})"),
     ("plain: equal is greater", PLAIN, "(a > b) & add", "(a >= b) & add"),
     ("plain: counting goes down", PLAIN, "count - (a > b)", "count + (a > b)"),
     ("plain: only the last lane is counted", PLAIN, "count -= greater[i]", "count = -greater[i]"),
@@ -523,7 +579,7 @@ def link(objects, library):
 
 def first_failure(commands):
     """The name of the first of the commands that fails, or None; and what the others printed."""
-    environment = {**os.environ, "MLML_SIMD": "baseline", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "MLML_SIMD": BASE, "PYTHONPATH": str(ROOT)}
     outputs = []
     for name, command, extra in commands:
         try:
@@ -576,8 +632,8 @@ def cuda_failure(library, catcher):
 
 def vector_operations_failure(folder, isa, kernels):
     """The unit test if it fails, or None."""
-    program = build_vector_operations(folder, isa, kernels)
-    passes = subprocess.run([program], capture_output=True, check=False).returncode == 0
+    command = build_vector_operations(folder, isa, kernels)
+    passes = subprocess.run(command, capture_output=True, check=False).returncode == 0
     return None if passes else "test of vector operations"
 
 
@@ -597,7 +653,7 @@ def failure(file, kernels, folder, originals, catcher):
         return vector_operations_failure(folder, VECTOR_OPERATIONS[file], kernels)
     if file.startswith("cuda/"):
         return cuda_failure(build_emulated(folder, "-O1", kernels), catcher)
-    link({**originals, **compile_objects(kernels, folder, ["baseline"])}, folder / "_cpu.so")
+    link({**originals, **compile_objects(kernels, folder, [BASE])}, folder / "_cpu.so")
     return cpu_failure(folder / "_cpu.so", catcher)
 
 
@@ -619,8 +675,8 @@ def main():
         catcher = build_catcher(base)
         originals = compile_objects(ROOT / "custom_ops", base, ISA_FLAGS)
         link(originals, base / "_cpu.so")
-        here = isas(base / "_cpu.so")
-        missing = [mutant[0] for mutant in mutants if VECTOR_OPERATIONS.get(mutant[1], "baseline") not in here]
+        here = [*isas(base / "_cpu.so"), *(EMULATED_ISA_FLAGS if can_emulate() else ())]
+        missing = [mutant[0] for mutant in mutants if VECTOR_OPERATIONS.get(mutant[1], BASE) not in here]
         for name in missing:
             print(f"{'NOT RUN: the processor has no such instruction set':<55}{name}")
         mutants = [mutant for mutant in mutants if mutant[0] not in missing]

@@ -61,10 +61,13 @@ class Table {
 
 template <class Four>
 MLML_INLINE void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]) {
-  static_assert(sizeof(Four) == sizeof(Floats), "four floats");
-  const auto row = [=](int lane) { return Load(reinterpret_cast<const float *>(rows + index[lane])); };
+  static_assert(sizeof(Four) == 1 << 4, "four floats");
+  const int64x2_t low = vshll_n_s32(vget_low_s32(index), 4), high = vshll_high_n_s32(index, 4);  // in bytes
+  const auto row = [=](int64_t offset) {
+    return Load(reinterpret_cast<const float *>(reinterpret_cast<const char *>(rows) + offset));
+  };
   const auto pair = [](float32x4_t floats) { return vreinterpretq_f64_f32(floats); };
-  const Floats a = row(0), b = row(1), c = row(2), d = row(3);
+  const Floats a = row(low[0]), b = row(low[1]), c = row(high[0]), d = row(high[1]);
   const float64x2_t even_ab = pair(vtrn1q_f32(a, b)), even_cd = pair(vtrn1q_f32(c, d));
   const float64x2_t odd_ab = pair(vtrn2q_f32(a, b)), odd_cd = pair(vtrn2q_f32(c, d));
   columns[0] = vreinterpretq_f32_f64(vtrn1q_f64(even_ab, even_cd));
