@@ -28,11 +28,9 @@ CODES = {"plain": ["-U__ARM_NEON"], "neon": []}  # without it, simd.h takes the 
 
 def range_of_rows(program):
     """The addresses of the code of row.cpp in a program, as qemu's -dfilter takes them."""
-    command = [CROSS_COMPILER.replace("g++", "nm"), "--print-size", "--numeric-sort", program]
-    lines = [
-        line.split() for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    ]
-    code = [line for line in lines if len(line) == 4 and line[2] in "tTwW" and "4mlml4neon" in line[3]]
+    nm = [CROSS_COMPILER.replace("g++", "nm"), "--print-size", "--numeric-sort", program]
+    symbols = subprocess.run(nm, capture_output=True, text=True, check=True).stdout.splitlines()
+    code = [line.split() for line in symbols if "4mlml4neon" in line and line.split()[2] in "tTwW"]
     (begin, *_), (end, size, *_) = code[0], code[-1]
     return f"{int(begin, 16):#x}..{int(end, 16) + int(size, 16):#x}"
 

@@ -1,5 +1,5 @@
-// Operations in plain code: for every instruction set without AVX-512's masks, GCC makes good code of it. Included by the
-// instruction set's own file; simd.h says what each does.
+// Operations in plain code: for every instruction set without AVX-512's masks, GCC makes good code of it. Included by
+// the instruction set's own file; simd.h says what each does.
 #pragma once
 
 namespace mlml {
