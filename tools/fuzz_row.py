@@ -51,7 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", metavar="DIR")
-    default = "avx2" if "avx2" in ISA_FLAGS else "baseline"
+    default = "avx2" if "avx2" in ISA_FLAGS else next(iter(ISA_FLAGS))
     parser.add_argument("--isa", choices=ISA_FLAGS, default=default, help=f"the instruction set; default: {default}")
     parser.add_argument("--merge", metavar="DIR", help="adds what is new in DIR to the repository's corpus")
     arguments = parser.parse_args()

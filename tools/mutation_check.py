@@ -7,7 +7,7 @@ A mutant is a copy of custom_ops/ with one piece of text replaced. It is built w
 fail what the tests run. For the CPU kernels, built for one instruction set, that is the cases of fuzz_kernels.py, the
 promises of accuracy.py, or the grid of sizes of tests/support/kernel_grid.py, whose bits must not depend on the number
 of threads either. For the CUDA kernels, emulated, it is the cases and the grid; for the vector operations their unit
-test.
+test, for NEON on an emulator where there is one (apt-get install g++-aarch64-linux-gnu qemu-user-static).
 Mutants that compute the same are not listed. Exits non-zero if a mutant survives.
 """
 
@@ -21,7 +21,14 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.builds import ISA_FLAGS, build_catcher, build_emulated, build_vector_operations
+from tests.support.builds import (
+    EMULATED_ISA_FLAGS,
+    ISA_FLAGS,
+    build_catcher,
+    build_emulated,
+    build_vector_operations,
+    can_emulate,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
@@ -30,10 +37,11 @@ MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
 LINES, DIRECT, SEGMENTS, BUCKETS = "cpu/row_lines.h", "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
-SIMD, AVX512, AVX2 = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h"
+SIMD, AVX512, AVX2, NEON = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h", "cpu/simd_neon.h"
 GENERIC, PLAIN = "cpu/simd_generic.h", "cpu/simd_plain.h"
-# The instruction set that shows a mutant of the vector operations.
-VECTOR_OPERATIONS = {SIMD: "baseline", AVX512: "avx512", AVX2: "avx2", GENERIC: "baseline", PLAIN: "baseline"}
+# What every processor has; and the instruction set that shows a mutant of the vector operations.
+BASE = next(iter(ISA_FLAGS))
+VECTOR_OPERATIONS = {SIMD: BASE, AVX512: "avx512", AVX2: "avx2", NEON: "neon", GENERIC: "baseline", PLAIN: "baseline"}
 CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
 CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
 CASES, CUDA_CASES = 4000, 600
@@ -177,10 +185,10 @@ MUTANTS = [
     (
         "hinges below 0 are added",
         LOSS,
-        "sum->Add(Max(Floats{}, scores[v] - threshold))",
+        "sum->Add(Hinge(scores[v] - threshold))",
         "sum->Add(scores[v] - threshold)",
     ),
-    ("hinges below 0 are added directly", DIRECT, "hinges = Max(Floats{}, distance);", "hinges = distance;"),
+    ("hinges below 0 are added directly", DIRECT, "hinges = Hinge(distance);", "hinges = distance;"),
     ("the last of the lines through an anchor is lost", DIRECT, "n < kNumber; ++n)", "n < kNumber - 1; ++n)"),
     ("all lines go through the first anchor", DIRECT, "score - lines_[kFirst];", "score - lines_[0];"),
     ("a line starts where the one before does", DIRECT, "lines_[kFirst + n])", "lines_[kFirst + n - 1])"),
@@ -374,6 +382,7 @@ MUTANTS = [
     ("AVX-512: a table of two vectors has its first twice", AVX512, "(low_, lane, high_)", "(low_, lane, low_)"),
     ("AVX-512: a row is looked up for another lane", AVX512, "row(i + 8)), row(i + 12)", "row(i + 12)), row(i + 8)"),
     ("AVX-512: a column is another", AVX512, "_mm512_unpackhi_pd(low01, low23)", "_mm512_unpackhi_pd(high01, high23)"),
+    ("AVX-512: the hinge of NaN is 0", AVX512, "_mm512_max_ps(Floats{}, value)", "_mm512_max_ps(value, Floats{})"),
     ("AVX2: the other one where either is NaN", AVX2, "_mm256_max_ps(a, b)", "_mm256_max_ps(b, a)"),
     ("AVX2: float16 is cut off", AVX2, "_MM_FROUND_TO_NEAREST_INT", "_MM_FROUND_TO_ZERO"),
     ("AVX2: the high half is the low one", AVX2, "_mm256_extractf128_ps(value, 1)", "_mm256_extractf128_ps(value, 0)"),
@@ -389,6 +398,53 @@ MUTANTS = [
     ("AVX2: no lane is counted", AVX2, "__builtin_popcount(lanes)", "(lanes != 0)"),
     ("AVX2: a row is looked up for another lane", AVX2, "row(i)), row(i + 4)", "row(i + 4)), row(i)"),
     ("AVX2: a column is another", AVX2, "_mm256_unpackhi_pd(low01, low23)", "_mm256_unpackhi_pd(high01, high23)"),
+    (
+        "NEON: one float16 is loaded for all",
+        NEON,
+        "vld1_u16(reinterpret_cast<const uint16_t *>(from))",
+        "vdup_n_u16(from->bits)",
+    ),
+    ("NEON: float16 is stored without its fraction", NEON, "vcvt_f16_f32(value)", "vcvt_f16_f32(vrndq_f32(value))"),
+    ("NEON: NaN where either is NaN", NEON, "vbslq_f32(vcgtq_f32(a, b), a, b)", "vmaxq_f32(a, b)"),
+    ("NEON: NaN where either is NaN, of the less", NEON, "vbslq_f32(vcltq_f32(a, b), a, b)", "vminq_f32(a, b)"),
+    ("NEON: the number where either is NaN", NEON, "vbslq_f32(vcgtq_f32(a, b), a, b)", "vmaxnmq_f32(a, b)"),
+    ("NEON: the hinge of NaN is 0", NEON, "vmaxq_f32(Floats{}, value)", "vmaxnmq_f32(Floats{}, value)"),
+    ("NEON: the product is not added", NEON, "return a * b + c;", "return a * b;"),
+    (
+        "NEON: equal is greater",
+        NEON,
+        "vreinterpretq_s32_u32(vcgtq_f32(a, b)), value)",
+        "vreinterpretq_s32_u32(vcgeq_f32(a, b)), value)",
+    ),
+    ("NEON: what is added replaces the value", NEON, "vcgtq_f32(a, b)), value);", "vcgtq_f32(a, b)), Ints{});"),
+    ("NEON: a lane more is counted", NEON, "return kLaneBytes.counts[lanes];", "return kLaneBytes.counts[lanes | 1];"),
+    ("NEON: all lanes must be negative", NEON, "vminvq_s32(value) < 0", "vmaxvq_s32(value) < 0"),
+    ("NEON: NaN is at most", NEON, "vbicq_u32(bits, vcleq_f32(a, b))", "vandq_u32(bits, vcgtq_f32(a, b))"),
+    ("NEON: lanes are not put together", NEON, "4 * counts[lanes] + byte]", "4 * lane + byte]"),
+    ("NEON: the less of two is the greater", NEON, "return vmaxq_f32(a, b);", "return vminq_f32(a, b);"),
+    ("NEON: the low half is the high one", NEON, "vcvt_f64_f32(vget_low_f32(value))", "vcvt_high_f64_f32(value)"),
+    ("NEON: the high half is the low one", NEON, "vcvt_high_f64_f32(value)", "vcvt_f64_f32(vget_low_f32(value))"),
+    ("NEON: nothing is looked up", NEON, "vqtbl1q_u8(registers_, bytes)", "registers_"),
+    (
+        "NEON: a table of two registers has one",
+        NEON,
+        "vqtbl2q_u8(registers_, bytes)",
+        "vqtbl1q_u8(registers_.val[0], bytes)",
+    ),
+    (
+        "NEON: a table of four registers has two",
+        NEON,
+        "vqtbl4q_u8(registers_, bytes)",
+        "vqtbl2q_u8(uint8x16x2_t{{registers_.val[0], registers_.val[1]}}, bytes)",
+    ),
+    (
+        "NEON: a row is looked up for another lane",
+        NEON,
+        "a = row(low[0]), b = row(low[1])",
+        "a = row(low[1]), b = row(low[0])",
+    ),
+    ("NEON: a row has half its size", NEON, "vget_low_s32(index), 4)", "vget_low_s32(index), 3)"),
+    ("NEON: a column is another", NEON, "vtrn2q_f64(even_ab, even_cd)", "vtrn2q_f64(odd_ab, odd_cd)"),
     ("generic: the other one where either is NaN", GENERIC, "a > b ? a : b", "a < b ? b : a"),
     ("generic: infinities of float16 are numbers", GENERIC, " + ((magnitude >= 0x7c00) & (112 << 23))", ""),
     ("generic: the high half is the low one", GENERIC, "Doubles{value[2], value[3]}", "Doubles{value[0], value[1]}"),
@@ -402,8 +458,9 @@ MUTANTS = [
         "-(lanes[0] + lanes[1] + lanes[2])",
     ),
     ("generic: lanes are not put together", GENERIC, "to -= lanes[lane];", "++to;"),
-    ("generic: one lane is looked up for all", GENERIC, "entries_[index[3]]", "entries_[index[0]]"),
+    ("generic: one lane is looked up for all", GENERIC, "entries_[place[3]]", "entries_[place[0]]"),
     ("generic: the rows are not turned", GENERIC, "columns[i] = Floats{a[i], b[i], c[i], d[i]}", "columns[i] = row(i)"),
+    ("plain: the hinge of NaN is 0", PLAIN, "Max(Floats{}, value)", "Max(value, Floats{})"),
     ("plain: equal is greater", PLAIN, "(a > b) & add", "(a >= b) & add"),
     ("plain: counting goes down", PLAIN, "count - (a > b)", "count + (a > b)"),
     ("the sum has the low half twice", SIMD, "high_ += HighHalf(value)", "high_ += LowHalf(value)"),
@@ -552,7 +609,7 @@ def link(objects, library):
 
 def first_failure(commands):
     """The name of the first of the commands that fails, or None; and what the others printed."""
-    environment = {**os.environ, "MLML_SIMD": "baseline", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "MLML_SIMD": BASE, "PYTHONPATH": str(ROOT)}
     outputs = []
     for name, command, extra in commands:
         try:
@@ -605,8 +662,8 @@ def cuda_failure(library, catcher):
 
 def vector_operations_failure(folder, isa, kernels):
     """The unit test if it fails, or None."""
-    program = build_vector_operations(folder, isa, kernels)
-    passes = subprocess.run([program], capture_output=True, check=False).returncode == 0
+    command = build_vector_operations(folder, isa, kernels)
+    passes = subprocess.run(command, capture_output=True, check=False).returncode == 0
     return None if passes else "test of vector operations"
 
 
@@ -626,7 +683,7 @@ def failure(file, kernels, folder, originals, catcher):
         return vector_operations_failure(folder, VECTOR_OPERATIONS[file], kernels)
     if file.startswith("cuda/"):
         return cuda_failure(build_emulated(folder, "-O1", kernels), catcher)
-    link({**originals, **compile_objects(kernels, folder, ["baseline"])}, folder / "_cpu.so")
+    link({**originals, **compile_objects(kernels, folder, [BASE])}, folder / "_cpu.so")
     return cpu_failure(folder / "_cpu.so", catcher)
 
 
@@ -648,8 +705,8 @@ def main():
         catcher = build_catcher(base)
         originals = compile_objects(ROOT / "custom_ops", base, ISA_FLAGS)
         link(originals, base / "_cpu.so")
-        here = isas(base / "_cpu.so")
-        missing = [mutant[0] for mutant in mutants if VECTOR_OPERATIONS.get(mutant[1], "baseline") not in here]
+        here = [*isas(base / "_cpu.so"), *(EMULATED_ISA_FLAGS if can_emulate() else ())]
+        missing = [mutant[0] for mutant in mutants if VECTOR_OPERATIONS.get(mutant[1], BASE) not in here]
         for name in missing:
             print(f"{'NOT RUN: the processor has no such instruction set':<55}{name}")
         mutants = [mutant for mutant in mutants if mutant[0] not in missing]

@@ -12,9 +12,15 @@
 
 namespace mlml {
 
+#if defined(__aarch64__)
+namespace neon {
+extern const RowKernels kFloat16, kFloat32;
+}
+#else
 namespace baseline {
 extern const RowKernels kFloat16, kFloat32;
 }
+#endif
 #if defined(__x86_64__)
 namespace avx2 {
 extern const RowKernels kFloat16, kFloat32;
@@ -53,7 +59,11 @@ constexpr Isa kIsas[] = {
     {"avx512", HasAvx512, avx512::kFloat16, avx512::kFloat32},
     {"avx2", HasAvx2, avx2::kFloat16, avx2::kFloat32},
 #endif
+#if defined(__aarch64__)
+    {"neon", [] { return true; }, neon::kFloat16, neon::kFloat32},
+#else
     {"baseline", [] { return true; }, baseline::kFloat16, baseline::kFloat32},
+#endif
 };
 
 // The names of those that the processor has.

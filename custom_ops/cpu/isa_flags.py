@@ -6,9 +6,18 @@ them a processor has.
 
 import platform
 
-# The first is what every processor of the architecture has; which one runs is decided when the library is loaded.
-ISA_FLAGS = {"baseline": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    ISA_FLAGS["avx512"] = [*ISA_FLAGS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-    ISA_FLAGS["avx512"] += ["-mprefer-vector-width=512"]
+
+def isa_flags(machine):
+    """The flags for each instruction set, by name. The first is what every processor of the architecture has; which one
+    runs is decided when the library is loaded."""
+    if machine in ("aarch64", "arm64"):
+        return {"neon": []}
+    flags = {"baseline": []}
+    if machine in ("x86_64", "AMD64"):
+        flags["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+        flags["avx512"] = [*flags["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+        flags["avx512"] += ["-mprefer-vector-width=512"]
+    return flags
+
+
+ISA_FLAGS = isa_flags(platform.machine())

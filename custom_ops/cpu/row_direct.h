@@ -51,7 +51,7 @@ class DirectHinges {
   MLML_INLINE Floats HingesFrom(Floats score) const {
     constexpr int kLeft = kThresholds - kFirst, kNumber = std::min<int>(kLeft, kAnchored);
     const Floats distance = score - lines_[kFirst];
-    Floats hinges = Max(Floats{}, distance);
+    Floats hinges = Hinge(distance);
 #pragma GCC unroll 4
     for (int n = 1; n < kNumber; ++n) {
       const Floats slope = Fill(static_cast<float>(n + 1));

@@ -31,7 +31,7 @@ void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
     for (size_t j = 0; j < row.targets.size(); ++j) {
       const Floats threshold = Fill(row.thresholds[j]);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum->Add(Max(Floats{}, scores[v] - threshold));
+      for (int v = 0; v < kVectors; ++v) sum->Add(Hinge(scores[v] - threshold));
     }
   }
 }

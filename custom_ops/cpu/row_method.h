@@ -23,6 +23,10 @@ constexpr Crossovers kOfLoss = {12, 127, 800}, kOfGradient = {20, 63, 800};
 #elif defined(__AVX2__)
 constexpr int kFewSegmentLevels = 3, kSegmentLevels = 3;
 constexpr Crossovers kOfLoss = {12, 0, 130}, kOfGradient = {13, 0, 130};
+#elif defined(MLML_NEON)
+// Not measured: those that execute the fewest instructions, as tools/instruction_counts.py counts them.
+constexpr int kFewSegmentLevels = 4, kSegmentLevels = 4;
+constexpr Crossovers kOfLoss = {8, 0, 143}, kOfGradient = {10, 0, 175};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
 constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};

@@ -16,7 +16,12 @@ namespace {
 
 // The tree's root decides this many bits: it counts how many of its bounds are less. Where a comparison gives a vector
 // that is cheaper than to look up a node.
-constexpr int kRootLevels = kLanes == 16 ? 1 : 2;
+#if defined(__AVX512F__) || defined(MLML_NEON)
+constexpr int kRootLevels = 1;
+#else
+constexpr int kRootLevels = 2;
+static_assert(kFirstPlace == 0 && kPlaceStep == 1, "a count is a place");
+#endif
 
 // Each further level decides the next bit of a place: so its nodes are a table that the bits so far look up. A place is
 // a segment's number but for the order of the bits.
@@ -26,12 +31,15 @@ int PlaceOf(int segment, int levels) {
   return place;
 }
 
+// How many nodes each level of a tree has room for: a whole number of vectors, and what the last needs.
+constexpr int LevelSize(int levels) { return std::max(kLanes, 1 << (levels - 1)); }
+
 // Builds the tree over 2^levels segments; segment s begins with the sorted threshold number start(s). The one before it
 // is its bound: what is greater lies in this segment or in a later one.
 template <class Start>
 void BuildTree(int levels, Start start, Row *row) {
   row->levels = levels;
-  row->bounds.Assign(int64_t{levels} * kLanes, kInfinity);
+  row->bounds.Assign(int64_t{levels} * LevelSize(levels), kInfinity);
   float *bounds = row->bounds.data();
   const auto bound = [&](int segment) { return row->sorted.data()[start(segment) - 1]; };
   for (int branch = 1; branch < 1 << kRootLevels; ++branch) {
@@ -40,7 +48,7 @@ void BuildTree(int levels, Start start, Row *row) {
   for (int level = kRootLevels; level < levels; ++level) {
     const int half = 1 << (levels - level - 1);
     for (int segment = 0; segment < 1 << levels; segment += 2 * half) {
-      bounds[level * kLanes + PlaceOf(segment, levels)] = bound(segment + half);
+      bounds[level * LevelSize(levels) + PlaceOf(segment, levels)] = bound(segment + half);
     }
   }
 }
@@ -48,19 +56,22 @@ void BuildTree(int levels, Start start, Row *row) {
 // The places of the segments that the scores lie in.
 template <int kLevels>
 MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors], Ints (&places)[kVectors]) {
-  static_assert(1 << (kLevels - 1) <= kLanes, "a level is a table of one vector");
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    places[v] = Ints{};
+    if constexpr (kRootLevels == 1) {
+      places[v] = AddIfGreater(Ints{} + kFirstPlace, kPlaceStep, scores[v], Fill(bounds[0]));
+    } else {
+      places[v] = Ints{};
 #pragma GCC unroll 4
-    for (int i = 0; i < (1 << kRootLevels) - 1; ++i) places[v] = CountGreater(places[v], scores[v], Fill(bounds[i]));
+      for (int i = 0; i < (1 << kRootLevels) - 1; ++i) places[v] = CountGreater(places[v], scores[v], Fill(bounds[i]));
+    }
   }
 #pragma GCC unroll 8
   for (int level = kRootLevels; level < kLevels; ++level) {
-    const Table<kLanes> nodes(bounds + level * kLanes);
+    const Table<LevelSize(kLevels)> nodes(bounds + level * LevelSize(kLevels));
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      places[v] = AddIfGreater(places[v], 1 << level, scores[v], nodes(places[v]));
+      places[v] = AddIfGreater(places[v], kPlaceStep << level, scores[v], nodes(places[v]));
     }
   }
 }

@@ -12,9 +12,13 @@ namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not,
-// as long as the registers suffice.
+// How many vectors the inner loops work on side by side: the steps of one wait for each other, those of several do not.
+// On NEON, with more, the tables would leave no registers for them.
+#if defined(MLML_NEON)
+constexpr int kVectors = 4;
+#else
 constexpr int kVectors = 8;
+#endif
 constexpr int64_t kGroup = kVectors * kLanes;  // tiles are padded to whole groups
 static_assert(kTile % kGroup == 0, "tiles are made of groups");
 

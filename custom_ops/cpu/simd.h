@@ -14,6 +14,11 @@
 #define MLML_INLINE __attribute__((always_inline)) inline
 #define MLML_INLINE_LAMBDA __attribute__((always_inline))
 
+// NEON of 32-bit processors has neither the look-ups nor double.
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define MLML_NEON
+#endif
+
 namespace mlml {
 namespace MLML_ISA {  // every instruction set's code has names of its own: the linker must not merge them
 
@@ -53,12 +58,14 @@ void Store(Float16 *to, Floats value);             // rounded to nearest, ties t
 Floats Max(Floats a, Floats b);                    // the greater of the two; b where either is NaN
 Floats MaxOfPositive(Floats a, Floats b);          // the greater where a is not negative; a or b where either is NaN
 Floats Min(Floats a, Floats b);                    // the less; b where either is NaN
+Floats Hinge(Floats value);                        // 0 or the value, if that is greater; NaN where it is NaN
 Floats MultiplyAdd(Floats a, Floats b, Floats c);  // a * b + c, rounded once where the processor can
 Floats ToFloats(Ints value);
 Ints Truncate(Floats value);  // towards 0; the value must fit
 
-Ints AddIfGreater(Ints value, int add, Floats a, Floats b);  // value + add in the lanes where a > b
-Ints CountGreater(Ints count, Floats a, Floats b);           // count + 1 there
+// value + add in the lanes where a > b. They must have no bit in common.
+Ints AddIfGreater(Ints value, int add, Floats a, Floats b);
+Ints CountGreater(Ints count, Floats a, Floats b);  // count + 1 there
 bool AnyNegative(Ints value);
 
 // A set of lanes, of a type Lanes, has these: NotAtMost(a, b) are those where a <= b does not hold, Count(lanes) says
@@ -67,9 +74,15 @@ bool AnyNegative(Ints value);
 Doubles LowHalf(Floats value);
 Doubles HighHalf(Floats value);
 
-// A table of kSize floats, a whole number of vectors. table(index) looks up one entry per lane.
+// A table of kSize floats, a whole number of vectors. table(place) looks up one entry per lane. The place of entry i is
+// kFirstPlace + i * kPlaceStep: on NEON the numbers of its bytes.
 template <int kSize>
 class Table;
+#if defined(MLML_NEON)
+constexpr int32_t kFirstPlace = 0x03020100, kPlaceStep = 0x04040404;
+#else
+constexpr int32_t kFirstPlace = 0, kPlaceStep = 1;
+#endif
 
 // For each lane, the four floats (or int32) of rows[index]: columns[c] has number c of each.
 template <class Four>
@@ -82,6 +95,8 @@ void LookUpRows(const Four *rows, Ints index, Floats (&columns)[4]);
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"
+#elif defined(MLML_NEON)
+#include "simd_neon.h"
 #else
 #include "simd_generic.h"
 #endif

@@ -63,8 +63,8 @@ class Table {
     static_assert(kSize == kLanes, "one permutation looks up as many");
   }
 
-  MLML_INLINE Floats operator()(Ints index) const {
-    return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(index));
+  MLML_INLINE Floats operator()(Ints place) const {
+    return _mm256_permutevar8x32_ps(register_, reinterpret_cast<__m256i>(place));
   }
 
  private:

@@ -20,6 +20,7 @@ inline Floats MaxOfPositive(Floats a, Floats b) {
       _mm512_max_epi32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));  // more units can do it
 }
 inline Floats Min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats Hinge(Floats value) { return _mm512_max_ps(Floats{}, value); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 inline Floats ToFloats(Ints value) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(value)); }
@@ -54,8 +55,8 @@ class Table {
     static_assert(kSize == kLanes || kSize == 2 * kLanes, "one permutation looks up as many");
   }
 
-  MLML_INLINE Floats operator()(Ints index) const {
-    const __m512i lane = reinterpret_cast<__m512i>(index);
+  MLML_INLINE Floats operator()(Ints place) const {
+    const __m512i lane = reinterpret_cast<__m512i>(place);
     if constexpr (kSize == kLanes) return _mm512_permutexvar_ps(lane, low_);
     return _mm512_permutex2var_ps(low_, lane, high_);
   }

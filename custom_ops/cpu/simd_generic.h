@@ -53,8 +53,8 @@ class Table {
  public:
   explicit Table(const float *entries) : entries_(entries) {}
 
-  MLML_INLINE Floats operator()(Ints index) const {
-    return Floats{entries_[index[0]], entries_[index[1]], entries_[index[2]], entries_[index[3]]};
+  MLML_INLINE Floats operator()(Ints place) const {
+    return Floats{entries_[place[0]], entries_[place[1]], entries_[place[2]], entries_[place[3]]};
   }
 
  private:

@@ -156,14 +156,14 @@ void CompareErrors() {
 
 // Each float16 there is, one by one and as vectors, where the mode is not made a standard one.
 void CompareConversions() {
-  using mlml::baseline::kLanes;
+  using mlml::MLML_ISA::kLanes;
   constexpr int kAll = 1 << 16;
   std::vector<mlml::Float16> halves(kAll);
   std::vector<float> one_by_one(kAll), in_vectors(kAll);
   for (int i = 0; i < kAll; ++i) halves[i].bits = static_cast<uint16_t>(i);
   const auto convert = [](const mlml::Float16 *from, float *scalar, float *vector) {
     for (int i = 0; i < kAll; ++i) scalar[i] = mlml::ToFloat(from[i]);
-    for (int i = 0; i < kAll; i += kLanes) mlml::baseline::Store(vector + i, mlml::baseline::Load(from + i));
+    for (int i = 0; i < kAll; i += kLanes) mlml::MLML_ISA::Store(vector + i, mlml::MLML_ISA::Load(from + i));
   };
   void (*volatile called)(const mlml::Float16 *, float *, float *) = convert;
   SetMode(callers_mode);

@@ -66,3 +66,25 @@ class Kernel:
             code = self._catcher(self._function, *arguments, message, ctypes.c_size_t(len(message)))
         if code != 0:
             raise RuntimeError(message.value.decode())
+
+
+class RemoteKernel:
+    """What Kernel is for a library, for a process that runs tests/native/serve.cpp."""
+
+    def __init__(self, process, symbol):
+        self._process = process
+        self._symbol = symbol
+
+    def prepare(self, *arrays):
+        def run():
+            request = self._process.stdin
+            request.write(f"{self._symbol} {len(arrays)}\n".encode())
+            for array in arrays:
+                dims = array.shape or (1,)
+                request.write(f"{array.dtype.name} {len(dims)} {' '.join(map(str, dims))}\n".encode())
+                request.write(array.tobytes())
+            request.flush()
+            output = arrays[-1]
+            output.reshape(-1).view("u1")[:] = bytearray(self._process.stdout.read(output.nbytes))
+
+        return run

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 KERNELS = ROOT / "custom_ops"
 NATIVE = ROOT / "tests" / "native"
-ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["ISA_FLAGS"]
+_ISAS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))
+ISA_FLAGS = _ISAS["ISA_FLAGS"]
+
+# What builds programs for aarch64 on another machine, and runs them there.
+CROSS_COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")
+EMULATED_ISA_FLAGS = _ISAS["isa_flags"]("aarch64")
+NO_EMULATION = "apt-get install g++-aarch64-linux-gnu qemu-user-static"
+
+
+def can_emulate():
+    return shutil.which(CROSS_COMPILER) is not None and shutil.which(EMULATOR[0]) is not None
 
 
 def build_cpu(folder, flags):
@@ -40,11 +52,24 @@ def build_emulated(folder, flags="-O2", kernels=KERNELS):
 
 
 def build_vector_operations(folder, isa, kernels=KERNELS):
-    """Builds the unit test of the vector operations for an instruction set; returns the program's path."""
+    """Builds the unit test of the vector operations for an instruction set; returns the command that runs it."""
     program = Path(folder, f"vector_operations_{isa}")
-    command = ["g++", "-std=c++17", "-O2", "-Wno-uninitialized", f"-DMLML_ISA={isa}", *ISA_FLAGS[isa], f"-I{kernels}"]
-    subprocess.run([*command, "-o", program, NATIVE / "vector_operations.cpp"], check=True)
-    return program
+    emulated = isa not in ISA_FLAGS
+    flags = (EMULATED_ISA_FLAGS if emulated else ISA_FLAGS)[isa]
+    command = [CROSS_COMPILER if emulated else "g++", "-std=c++17", "-O2", "-Wno-uninitialized", f"-DMLML_ISA={isa}"]
+    command += [*flags, f"-I{kernels}", "-o", program, NATIVE / "vector_operations.cpp"]
+    subprocess.run(command, check=True)
+    return [*(EMULATOR if emulated else ()), program]
+
+
+def build_emulated_program(folder, source, *flags):
+    """Builds a program of tests/native/ for aarch64 with the kernels in it; returns the command that runs it."""
+    program = Path(folder, source).with_suffix("")
+    (isa, isa_flags), *_ = EMULATED_ISA_FLAGS.items()
+    command = [CROSS_COMPILER, "-std=c++17", "-O3", "-pthread", f"-DMLML_ISA={isa}", *isa_flags, *flags]
+    command += ["-rdynamic", "-o", program, NATIVE / source, *sorted((KERNELS / "cpu").glob("*.cpp")), "-ldl"]
+    subprocess.run(command, check=True)
+    return [*EMULATOR, program]
 
 
 def compile_program(source, library, to, *flags):

@@ -23,6 +23,11 @@ from tests.support.reference import TOLERANCE, loss_and_gradient
 CLASSES = (1, *[classes for classes in sizes.CLASSES if classes < 2000], 2113, max(sizes.CLASSES))
 # Beyond those at which the CPU kernels change their method: several trees on a GPU.
 TARGETS = (*sizes.TARGETS, 300, 511, 513, 1030)
+SIZES = [
+    (classes, targets)
+    for classes in CLASSES
+    for targets in sorted({min(t, classes) for t in TARGETS if classes < 2000 or t < 1000} | {min(classes, 2113)})
+]
 
 
 def run(kernel, *inputs, shape):
@@ -59,27 +64,26 @@ def case(rng, classes, targets, dtype):
     return input, target
 
 
-def main(library, seed=0, kernel=Kernel):
+def main(library, seed=0, kernel=Kernel, grid=SIZES):
     rng = np.random.default_rng(seed)
     forward = {r: kernel(library, f"MultilabelMarginLoss{r.capitalize()}") for r in REDUCTIONS}
     backward = {r: kernel(library, f"MultilabelMarginLossGrad{r.capitalize()}") for r in REDUCTIONS}
     digest, count = hashlib.sha256(), 0
-    for classes in CLASSES:
-        for targets in sorted({min(t, classes) for t in TARGETS if classes < 2000 or t < 1000} | {min(classes, 2113)}):
-            for dtype in DTYPES:
-                input, target = case(rng, classes, targets, dtype)
-                reduction = REDUCTIONS[rng.integers(3)]
-                dout = np.asarray(rng.standard_normal(3 if reduction == "none" else ()), dtype)
-                loss = run(forward[reduction], input, target, shape=dout.shape)
-                gradient = run(backward[reduction], input, target, dout, shape=input.shape)
-                with np.errstate(over="ignore"):
-                    expected = [value.astype(dtype) for value in loss_and_gradient(input, target, reduction, dout)]
-                tolerance = {"rtol": 2 * TOLERANCE[dtype], "atol": float(np.finfo(dtype).smallest_subnormal)}
-                name = f"C={classes} T={targets} {dtype.__name__} {reduction} seed={seed}"
-                np.testing.assert_allclose(loss, expected[0], err_msg=name, **tolerance)
-                np.testing.assert_allclose(gradient, expected[1], err_msg=name, **tolerance)
-                digest.update(loss.tobytes() + gradient.tobytes())
-                count += 1
+    for classes, targets in grid:
+        for dtype in DTYPES:
+            input, target = case(rng, classes, targets, dtype)
+            reduction = REDUCTIONS[rng.integers(3)]
+            dout = np.asarray(rng.standard_normal(3 if reduction == "none" else ()), dtype)
+            loss = run(forward[reduction], input, target, shape=dout.shape)
+            gradient = run(backward[reduction], input, target, dout, shape=input.shape)
+            with np.errstate(over="ignore"):
+                expected = [value.astype(dtype) for value in loss_and_gradient(input, target, reduction, dout)]
+            tolerance = {"rtol": 2 * TOLERANCE[dtype], "atol": float(np.finfo(dtype).smallest_subnormal)}
+            name = f"C={classes} T={targets} {dtype.__name__} {reduction} seed={seed}"
+            np.testing.assert_allclose(loss, expected[0], err_msg=name, **tolerance)
+            np.testing.assert_allclose(gradient, expected[1], err_msg=name, **tolerance)
+            digest.update(loss.tobytes() + gradient.tobytes())
+            count += 1
     print(count, digest.hexdigest())
 
 
