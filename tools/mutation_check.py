@@ -420,7 +420,7 @@ MUTANTS = [
     ("NEON: a lane more is counted", NEON, "return kLaneBytes.counts[lanes];", "return kLaneBytes.counts[lanes | 1];"),
     ("NEON: all lanes must be negative", NEON, "vminvq_s32(value) < 0", "vmaxvq_s32(value) < 0"),
     ("NEON: NaN is at most", NEON, "vbicq_u32(bits, vcleq_f32(a, b))", "vandq_u32(bits, vcgtq_f32(a, b))"),
-    ("NEON: lanes are not put together", NEON, "4 * counts[lanes] + byte]", "4 * lane + byte]"),
+    ("NEON: lanes are not put together", NEON, "4 * of.counts[lanes] + byte]", "4 * lane + byte]"),
     ("NEON: the less of two is the greater", NEON, "return vmaxq_f32(a, b);", "return vminq_f32(a, b);"),
     ("NEON: the low half is the high one", NEON, "vcvt_f64_f32(vget_low_f32(value))", "vcvt_high_f64_f32(value)"),
     ("NEON: the high half is the low one", NEON, "vcvt_high_f64_f32(value)", "vcvt_f64_f32(vget_low_f32(value))"),

@@ -34,17 +34,19 @@ inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }
 
 // For each set of lanes, the numbers of those that are in it.
 struct LaneNumbers {
-  constexpr LaneNumbers() {
-    for (int lanes = 0; lanes < 1 << kLanes; ++lanes) {
-      int count = 0;
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if ((lanes >> lane & 1) != 0) numbers[lanes][count++] = static_cast<uint8_t>(lane);
-      }
+  uint8_t numbers[1 << kLanes][kLanes];
+};
+constexpr LaneNumbers NumbersOfLanes() {
+  LaneNumbers of = {};
+  for (int lanes = 0; lanes < 1 << kLanes; ++lanes) {
+    int count = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((lanes >> lane & 1) != 0) of.numbers[lanes][count++] = static_cast<uint8_t>(lane);
     }
   }
-  uint8_t numbers[1 << kLanes][kLanes] = {};
-};
-inline constexpr LaneNumbers kLaneNumbers;
+  return of;
+}
+inline constexpr LaneNumbers kLaneNumbers = NumbersOfLanes();
 
 inline __m256i NumbersOf(Lanes lanes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(kLaneNumbers.numbers[lanes])));

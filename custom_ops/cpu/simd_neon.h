@@ -38,21 +38,23 @@ inline Lanes NotAtMost(Floats a, Floats b) {
 
 // For each set of lanes, how many they are, and the numbers of their bytes.
 struct LaneBytes {
-  constexpr LaneBytes() {
-    for (int lanes = 0; lanes < 1 << kLanes; ++lanes) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if ((lanes >> lane & 1) == 0) continue;
-        for (int byte = 0; byte < 4; ++byte) {
-          bytes[lanes][4 * counts[lanes] + byte] = static_cast<uint8_t>(4 * lane + byte);
-        }
-        ++counts[lanes];
+  uint8_t bytes[1 << kLanes][4 * kLanes];
+  int32_t counts[1 << kLanes];
+};
+constexpr LaneBytes BytesOfLanes() {
+  LaneBytes of = {};
+  for (int lanes = 0; lanes < 1 << kLanes; ++lanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((lanes >> lane & 1) == 0) continue;
+      for (int byte = 0; byte < 4; ++byte) {
+        of.bytes[lanes][4 * of.counts[lanes] + byte] = static_cast<uint8_t>(4 * lane + byte);
       }
+      ++of.counts[lanes];
     }
   }
-  uint8_t bytes[1 << kLanes][4 * kLanes] = {};
-  int32_t counts[1 << kLanes] = {};
-};
-inline constexpr LaneBytes kLaneBytes;
+  return of;
+}
+inline constexpr LaneBytes kLaneBytes = BytesOfLanes();
 
 inline int Count(Lanes lanes) { return kLaneBytes.counts[lanes]; }
 inline uint8x16_t CompressBytes(Lanes lanes, uint8x16_t from) {
