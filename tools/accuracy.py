@@ -28,15 +28,49 @@ SPREADS = (0.1, 1.0, 10.0)  # standard deviation of the scores
 OFFSETS = (0.0, 100.0)
 
 
+def normal(rng, classes, targets, spread, offset):
+    """Scores, and that many targets among them."""
+    return rng.standard_normal(classes) * spread + offset, rng.permutation(classes)[:targets]
+
+
+# Where roundings are not independent, or few terms make the loss.
+def few_active(rng, classes, targets):
+    x, labels = normal(rng, classes, targets, 1, 0)
+    x[rng.permutation(classes)[:20]] = rng.uniform(1, 4, min(20, classes))
+    x[labels] = np.abs(x[labels]) + 3
+    return x, labels
+
+
+def equal_targets(rng, classes, targets):
+    x, labels = normal(rng, classes, targets, 1, 0)
+    x[labels] = 0.123
+    return x, labels
+
+
+def outlier(rng, classes, targets):
+    x, labels = normal(rng, classes, targets, 1, 0)
+    x[labels] = rng.normal(0.7, 0.01, targets)
+    x[labels[0]] = -5
+    return x, labels
+
+
+def clusters(rng, classes, targets):
+    x, labels = normal(rng, classes, targets, 1, 0)
+    x[labels] = rng.normal(0.7, 0.01, targets)
+    x[labels[::4]] = rng.normal(-6, 0.1, len(labels[::4]))
+    return x, labels
+
+
 def grid():
-    """(C, T, spread, offset, seed)."""
+    """(C, T, how scores are made, its further arguments, seed)."""
+    ways = [(normal, (spread, offset)) for spread in SPREADS for offset in OFFSETS]
+    ways += [(way, ()) for way in (few_active, equal_targets, outlier, clusters)]
     for c in CLASSES:
         for t in TARGETS:
             if t < c and t * c <= 2_000_000:
-                for spread in SPREADS:
-                    for offset in OFFSETS:
-                        for seed in range(2):
-                            yield c, t, spread, offset, seed
+                for way, arguments in ways:
+                    for seed in range(2):
+                        yield c, t, way, arguments, seed
 
 
 def exact(x, targets):
@@ -88,14 +122,15 @@ def pytorch(x, target):
 def measure(implementation, dtype, cases):
     """The largest errors over the cases, and the case of each."""
     worst = {"loss, ulp": 0.0, "loss, of its terms' rounding": 0.0, "gradient, ulp": 0.0}
-    for c, t, spread, offset, seed in cases:
-        rng = np.random.default_rng([c, t, int(spread * 10), int(offset), seed])
-        x = (rng.standard_normal(c) * spread + offset).astype(dtype)
+    for c, t, way, arguments, seed in cases:
+        rng = np.random.default_rng([c, t, *way.__name__.encode(), *(int(10 * value) for value in arguments), seed])
+        x, labels = way(rng, c, t, *arguments)
+        x = x.astype(dtype)
         target = np.full(c, -1, np.int32)
-        target[:t] = rng.permutation(c)[:t]
-        loss, counts = exact(x, target[:t])
+        target[:t] = labels
+        loss, counts = exact(x, labels)
         actual_loss, actual_gradient = implementation(x, target)
-        if offset == 0 and loss > 0:
+        if 100.0 not in arguments and loss > 0:
             worst["loss, ulp"] = max(worst["loss, ulp"], units(actual_loss, loss, dtype))
         if dtype == np.float32:
             terms = (1 + 2 * float(np.abs(x).max())) * t * 2.0**-24
