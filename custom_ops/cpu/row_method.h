@@ -19,32 +19,39 @@ struct Crossovers {
 
 #if defined(__AVX512F__)
 constexpr int kFewSegmentLevels = 4, kSegmentLevels = 5;
-constexpr Crossovers kOfLoss = {12, 127, 800}, kOfGradient = {20, 63, 800};
+constexpr Crossovers kOfLoss = {12, 127, 1100}, kOfGradient = {22, 63, 1200};
 #elif defined(__AVX2__)
 constexpr int kFewSegmentLevels = 3, kSegmentLevels = 3;
-constexpr Crossovers kOfLoss = {12, 0, 130}, kOfGradient = {13, 0, 130};
+constexpr Crossovers kOfLoss = {10, 0, 210}, kOfGradient = {17, 0, 240};
 #elif defined(MLML_NEON)
 // Not measured: those that execute the fewest instructions, as tools/instruction_counts.py counts them.
 constexpr int kFewSegmentLevels = 4, kSegmentLevels = 4;
 constexpr Crossovers kOfLoss = {8, 0, 143}, kOfGradient = {10, 0, 175};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
-constexpr Crossovers kOfLoss = {16, 0, 45}, kOfGradient = {16, 0, 40};
+constexpr Crossovers kOfLoss = {16, 0, 47}, kOfGradient = {14, 0, 43};
+#endif
+
+// The direct method's code for hinges grows with the number of thresholds.
+#if defined(MLML_METHOD)
+constexpr int64_t kMostDirectHinges = 24;
+#else
+constexpr int64_t kMostDirectHinges = kOfLoss.direct;
 #endif
 
 Method FastestMethod(int64_t count, const Crossovers &crossovers) {
 #if defined(MLML_METHOD)
-  return Method::MLML_METHOD;
-#else
+  if (Method::MLML_METHOD != Method::kDirect || count <= kMostDirectHinges) return Method::MLML_METHOD;
+#endif
   if (count <= crossovers.direct) return Method::kDirect;
   return count <= crossovers.segments ? Method::kSegments : Method::kBuckets;
-#endif
 }
 
-// Sorts the thresholds and cuts them for the fastest method.
+// Sorts the thresholds and cuts them for the fastest method. The direct one takes them as they are.
 void PrepareMethod(const Crossovers &crossovers, Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
   row->method = FastestMethod(count, crossovers);
+  if (row->method == Method::kDirect) return;
   Sort(row);
   if (row->method == Method::kSegments) {
     BuildSegments(count <= crossovers.few_segments ? kFewSegmentLevels : kSegmentLevels, row);
@@ -57,7 +64,10 @@ void PrepareMethod(const Crossovers &crossovers, Row *row) {
 // Prepares the row, whose thresholds are known, for the sum of its hinges.
 void PrepareHinges(Row *row) {
   PrepareMethod(kOfLoss, row);
-  if (row->method == Method::kDirect) BuildDirectLines(row);
+  if (row->method == Method::kDirect) {
+    Sort(row);
+    BuildDirectLines(row);
+  }
   if (row->method == Method::kSegments) BuildSegmentLines(row);
   if (row->method == Method::kBuckets) BuildLines(row);
 }
@@ -76,7 +86,7 @@ MLML_INLINE void WithHinges(const Row &row, Use use) {
     return row.levels == kFewSegmentLevels ? use(SegmentHinges<kFewSegmentLevels>(row))
                                            : use(SegmentHinges<kSegmentLevels>(row));
   }
-  if constexpr (kThresholds < kOfLoss.direct) {
+  if constexpr (kThresholds < kMostDirectHinges) {
     if (row.sorted_count > kThresholds) return WithHinges<kThresholds + 1>(row, use);
   }
   use(DirectHinges<kThresholds>(row));
