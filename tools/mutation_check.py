@@ -65,7 +65,7 @@ MUTANTS = [
     ("the last label is not read", TARGETS, "count < batch.num_labels &&", "count + 1 < batch.num_labels &&"),
     ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
     ("the threshold's margin is 0", DEFINITION, "-(1.0f - p)", "-(0.0f - p)"),
-    ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "std::nextafter(p - 1.0f, INFINITY)"),
+    ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "(p - 1.0f) * 1.0000001f"),
     (
         "equal thresholds do not share a rank",
         SORT,
@@ -722,9 +722,13 @@ def main():
             folder = Path(temporary, str(number))
             folder.mkdir()
             mutate(mutant, folder / "custom_ops")
-            reason = failure(mutant[1], folder / "custom_ops", folder, originals, catcher)
+            try:
+                reason = failure(mutant[1], folder / "custom_ops", folder, originals, catcher)
+                outcome = f"killed by the {reason}" if reason else "SURVIVES"
+            except subprocess.CalledProcessError:
+                reason, outcome = None, "DOES NOT COMPILE"
             shutil.rmtree(folder)
-            print(f"{'killed by the ' + reason if reason else 'SURVIVES':<55}{mutant[0]}", flush=True)
+            print(f"{outcome:<55}{mutant[0]}", flush=True)
             return reason
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

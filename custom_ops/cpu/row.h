@@ -20,7 +20,7 @@ template <class Value>
 class Aligned {
  public:
   void Assign(int64_t count, Value value) {
-    lines_.assign((count + kLine - 1) / kLine, Line{});
+    lines_.resize((count + kLine - 1) / kLine);
     std::fill_n(data(), count, value);
   }
   Value *data() { return reinterpret_cast<Value *>(lines_.data()); }
