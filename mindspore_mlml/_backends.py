@@ -17,6 +17,7 @@ TARGETS = {
     "cpu": ("CPU",),
     "cuda": ("GPU",),
     "hybrid": ("GPU", "CPU"),
+    "composed": ("CPU", "GPU"),
     "mindspore": ("GPU", "Ascend"),
 }
 

@@ -7,7 +7,7 @@ but of what else is in their modules it knows only what was imported.
 import mindspore as ms
 from mindspore import ops
 
-from mindspore_mlml import _checks, _hybrid, _mindspore, _ops
+from mindspore_mlml import _checks, _composed, _hybrid, _mindspore, _ops
 from mindspore_mlml._backends import kernel_in_use
 from mindspore_mlml._precision import wants_float32
 
@@ -28,6 +28,8 @@ def loss(call, input, labels, reduction):
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
+    if kernel == "composed" or (kernel == "hybrid" and is_unknown):
+        return _composed.loss(input, labels, reduction)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if is_unknown:

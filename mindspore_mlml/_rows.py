@@ -1,0 +1,51 @@
+"""Rows of scores and labels by MindSpore's own operators: what the losses and the primitive that use them share.
+
+A label is listed if it stands before the first negative one of its row. It is a target if it is a class as well.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+INFINITY = Tensor(np.inf, ms.float32)
+_NAN = Tensor(np.nan, ms.float32)
+_cumulative_sum = ops.CumSum()
+# Not the function of that name: differentiated in graph mode, "The func graph is empty".
+zeros_like = ops.ZerosLike()
+
+
+def any_in_row(condition):
+    """Whether there is a True in each row."""
+    return ops.cast(condition, ms.float32).sum(-1) > 0
+
+
+def listed(labels):
+    """Which labels are listed."""
+    return _cumulative_sum(ops.cast(labels < 0, ms.float32), -1) == 0
+
+
+def targets(labels, is_listed, classes):
+    """Which labels are targets, and the class of each: 0 where it is none."""
+    is_target = ops.logical_and(is_listed, labels < classes)
+    return is_target, ops.select(is_target, labels, zeros_like(labels))
+
+
+def times(zeros, is_target, index):
+    """How many times each class is a target; ``zeros`` has an element for each class."""
+    return ops.tensor_scatter_elements(zeros, index, ops.cast(is_target, zeros.dtype), zeros.ndim - 1, "add")
+
+
+def has_nan(scores, labels, is_listed):
+    """The rows whose loss and gradient are NaN: with a NaN and a target, or with a target that is no class."""
+    is_out_of_range = ops.logical_and(is_listed, labels >= scores.shape[-1])
+    is_undefined = ops.logical_and(any_in_row(is_listed), any_in_row(ops.isnan(scores)))
+    return ops.logical_or(any_in_row(is_out_of_range), is_undefined)
+
+
+def has_infinite_difference(scores, is_other, target_scores, is_target):
+    """The rows whose loss has a hinge of inf - inf: the same infinity at a target and at another class."""
+    clashes = zeros_like(is_other)
+    for infinity in (INFINITY, -INFINITY):
+        at_target = any_in_row(ops.logical_and(is_target, target_scores == infinity)).reshape((-1, 1))
+        clashes = ops.logical_or(clashes, scores == ops.select(at_target, infinity, _NAN))
+    return any_in_row(ops.logical_and(is_other, clashes))
