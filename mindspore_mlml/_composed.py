@@ -1,30 +1,32 @@
 """The loss by MindSpore's own operators alone: for where none of this package's kernels can run.
 
 The algorithm is theirs (custom_ops/cpu/): the thresholds of a row are sorted, and a score's rank among them says what its
-class adds. With K labels it takes O((C + K)·log K) for each row, and memory for some matrices of N·C numbers.
+class adds. With K labels in each row it takes O((C + K)·log K) for a row, and memory for some matrices of N·C numbers.
 
-MindSpore could differentiate this itself, but in PyNative not twice. So loss and gradient are Cells with a ``bprop``, as
-the kernels have one each.
+Loss and gradient are Cells with a ``bprop``. MindSpore could differentiate the operators themselves, but in PyNative not
+twice, and not with a gradient that is rounded once. What a graph needs again for a ``bprop`` must have no branch in it
+("The func graph is empty"): hence primitives, where MindSpore's functions have branches, and tables of functions.
 """
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_mlml import _ops, _rows
-from mindspore_mlml._rows import zeros_like
+from mindspore_mlml import _rows
+from mindspore_mlml._rows import INFINITY, zeros_like
 
 _FEW_PAIRS = 1024  # as HasFewPairs in custom_ops/definition.h
 _PAIRS = Tensor(np.arange(_FEW_PAIRS), ms.int64)
 _NAN = Tensor(np.nan, ms.float64)
-# Primitives, for functions that have branches have "The func graph is empty" when they are differentiated in a graph.
-_sort = ops.Sort()
-_search = ops.SearchSorted()
-_range = ops.Range()
-_relu = ops.ReLU()
-_ones_like = ops.OnesLike()
+_add_at = ops.TensorScatterElements(1, "add")
 _cumulative_sum = ops.CumSum()
 _cumulative_sum_from_the_end = ops.CumSum(reverse=True)
+_gather = ops.Gather()
+_ones_like = ops.OnesLike()
+_range = ops.Range()
+_relu = ops.ReLU()
+_search = ops.SearchSorted()
+_sort = ops.Sort()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -32,98 +34,75 @@ _cumulative_sum_from_the_end = ops.CumSum(reverse=True)
 
 
 def _read(input, labels):
-    """Scores (in float32) and labels as matrices, and which labels are listed."""
+    """Scores (in float32) and labels as matrices, which labels are listed, which are targets, and their classes."""
     scores = ops.cast(input.reshape((-1, input.shape[-1])), ms.float32)
     labels = labels.reshape((-1, labels.shape[-1]))
-    return scores, labels, _rows.listed(labels)
+    is_listed = _rows.listed(labels)
+    return scores, labels, is_listed, *_rows.targets(labels, is_listed, scores.shape[-1])
 
 
-def _rank(scores, is_target, index):
-    """What loss and gradient need of the rows.
+def _rank(scores, target_scores, is_target, is_other):
+    """The thresholds, sorted as well, and the rank of each class: the number of thresholds less than its score.
 
-    The scores of the classes, with -inf for those that are targets; the thresholds of the labels, with +inf for those
-    that are not: neither is active with anything. The sorted thresholds, and of each score its rank, the number of
-    thresholds that are less.
+    The threshold of a label that is no target is +inf, and the score of a class that is a target -inf: neither is active
+    with anything.
     """
-    target_scores = ops.gather_elements(scores, 1, index)
     thresholds = target_scores - 1
     is_number = ops.logical_and(is_target, thresholds == thresholds)
-    thresholds = ops.select(is_number, thresholds, _rows.INFINITY)
-    is_other = _rows.times(zeros_like(ops.cast(scores, ms.int32)), is_target, index) == 0
-    others = ops.select(is_other, scores, -_rows.INFINITY)
+    thresholds = ops.select(is_number, thresholds, INFINITY)
+    others = ops.select(is_other, scores, -INFINITY)
     ordered, _ = _sort(thresholds)
-    return target_scores, is_other, others, thresholds, ordered, _search(ordered, others)
-
-
-def _rounded(values, dtype):
-    """float64 values in another dtype, rounded once: a cast to float16 would round to float32 first."""
-    single = ops.cast(values, ms.float32)
-    if dtype == ms.float32:
-        return single
-    half = ops.cast(ops.cast(single, dtype), ms.float32)
-    across = 2 * single - half  # the other float16 beside it, if it was in the middle of two
-    is_middle = ops.logical_and(ops.cast(ops.cast(across, dtype), ms.float32) == across, across != half)
-    error = values - ops.cast(single, ms.float64)
-    up = ops.logical_and(error > 0, across > half)
-    down = ops.logical_and(error < 0, across < half)
-    return ops.cast(ops.select(ops.logical_and(is_middle, ops.logical_or(up, down)), across, half), dtype)
+    return others, thresholds, ordered, _search(ordered, others)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Loss
 
 
-def _sum_of_terms(others, thresholds):
-    """The sum of a row's first 1024 hinges, target by target: each rounded to float32, and added in float64."""
+def _first_hinges(others, thresholds):
+    """The first 1024 hinges of each row, target by target, each rounded to float32."""
     classes = others.shape[-1]
     label = _PAIRS // classes
-    scores = ops.gather(others, _PAIRS - label * classes, 1)
-    thresholds = ops.gather(thresholds, ops.minimum(label, thresholds.shape[-1] - 1), 1)
-    return ops.cast(_relu(scores - thresholds), ms.float64)
+    scores = _gather(others, _PAIRS - label * classes, 1)
+    return _relu(scores - _gather(thresholds, ops.minimum(label, thresholds.shape[-1] - 1), 1))
 
 
-def _row_sums(others, thresholds, ordered, ranks, num_targets):
+def _sum_of_few(others, thresholds, pairs):
+    """The sums of the rows' hinges one by one, as documented, where there are few pairs of a target and a class."""
+    hinges = ops.cast(_first_hinges(others, thresholds), ms.float64)
+    return ops.select(_PAIRS < pairs, hinges, zeros_like(hinges)).sum(-1)
+
+
+def _sum_by_rank(others, ordered, ranks):
     """The sums of the rows' hinges, where they are not inf - inf."""
     # Of the k thresholds below a score, the base is the greatest: k * (x - base) + rest, in which nothing cancels.
     wide = ops.cast(ordered, ms.float64)
     position = _range(0, wide.shape[-1], 1)
-    step = wide - ops.gather(wide, ops.maximum(position - 1, 0), 1)
-    rest = _cumulative_sum(step * ops.cast(position, ms.float64), 1)
-    place = ops.maximum(ranks - 1, 0)
-    above = ops.cast(others, ms.float64) - ops.gather_elements(wide, 1, place)
-    hinges = ops.cast(ranks, ms.float64) * above + ops.gather_elements(rest, 1, place)
-    ranked = ops.select(ranks > 0, hinges, zeros_like(hinges)).sum(-1)
-    # A target of -inf makes all of them infinite, or inf - inf on the way.
-    is_infinite = ops.logical_and(ordered[:, 0] == -_rows.INFINITY, ranked != 0)
-    ranked = ops.select(is_infinite, ops.cast(_rows.INFINITY, ms.float64), ranked)
-
-    pairs = num_targets * others.shape[-1]
-    terms = _sum_of_terms(others, thresholds)
-    is_pair = _PAIRS < pairs.reshape((-1, 1))
-    few = ops.select(is_pair, terms, zeros_like(terms)).sum(-1)
-    return ops.select(ops.logical_and(pairs <= _FEW_PAIRS, few < _rows.INFINITY), few, ranked)
+    steps = wide - _gather(wide, ops.maximum(position - 1, 0), 1)
+    rest = _cumulative_sum(steps * ops.cast(position, ms.float64), 1)
+    last = ops.maximum(ranks - 1, 0)
+    above = ops.cast(others, ms.float64) - ops.gather_elements(wide, 1, last)
+    hinges = ops.cast(ranks, ms.float64) * above + ops.gather_elements(rest, 1, last)
+    sums = ops.select(ranks > 0, hinges, zeros_like(hinges)).sum(-1)
+    # With a target of -inf it came to inf - inf on the way.
+    is_infinite = ops.logical_and(ordered[:, 0] == -INFINITY, sums != 0)
+    return ops.select(is_infinite, ops.cast(INFINITY, ms.float64), sums)
 
 
-def _loss(input, labels, reduction):
-    scores, labels, is_listed = _read(input, labels)
-    is_target, index = _rows.targets(labels, is_listed, scores.shape[-1])
-    target_scores, is_other, others, thresholds, ordered, ranks = _rank(scores, is_target, index)
-    num_targets = ops.cast(is_target, ms.int64).sum(-1)
-    sums = _row_sums(others, thresholds, ordered, ranks, num_targets)
-    is_undefined = ops.logical_or(
-        _rows.has_nan(scores, labels, is_listed),
-        _rows.has_infinite_difference(scores, is_other, target_scores, is_target),
-    )
-    losses = ops.select(is_undefined, _NAN, sums) / _divisor(scores, reduction)
-    if reduction == "none":
-        return _rounded(losses, input.dtype).reshape(input.shape[:-1])
-    return _rounded(losses.sum(), input.dtype)
-
-
-def _divisor(scores, reduction):
-    """What a row's sum is divided by, and a dout to get the gradient of a pair."""
-    rows, classes = scores.shape
-    return classes * rows if reduction == "mean" else classes
+def _row_sums(input, labels):
+    """The sum of each row's hinges, in float64."""
+    scores, labels, is_listed, is_target, index = _read(input, labels)
+    is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
+    target_scores = ops.gather_elements(scores, 1, index)
+    others, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
+    pairs = ops.cast(is_target, ms.int64).sum(-1, keepdims=True) * scores.shape[-1]
+    few = _sum_of_few(others, thresholds, pairs)
+    # What is not finite, or not in float32, is right in the other sum.
+    is_few = ops.logical_and(pairs.reshape((-1,)) <= _FEW_PAIRS, few < INFINITY)
+    sums = ops.select(is_few, few, _sum_by_rank(others, ordered, ranks))
+    is_undefined = _rows.has_infinite_difference(scores, is_other, target_scores, is_target)
+    is_undefined = ops.logical_or(is_undefined, _rows.has_nan(scores, labels, is_listed))
+    return ops.select(is_undefined, _NAN, sums)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -132,24 +111,64 @@ def _divisor(scores, reduction):
 
 def _active_classes(thresholds, ordered, ranks):
     """For each label, the number of classes that it is active with: those whose rank is greater than its own."""
-    zeros = zeros_like(ops.cast(ordered, ms.int32))
-    of_rank = ops.tensor_scatter_elements(zeros, ops.maximum(ranks - 1, 0), ops.cast(ranks > 0, ms.int32), 1, "add")
+    zeros = ops.cast(zeros_like(ordered), ms.int32)
+    of_rank = _add_at(zeros, ops.maximum(ranks - 1, 0), ops.cast(ranks > 0, ms.int32))
     return ops.gather_elements(_cumulative_sum_from_the_end(of_rank, 1), 1, _search(ordered, thresholds))
 
 
-def _gradient(input, labels, dout, reduction):
-    scores, labels, is_listed = _read(input, labels)
-    is_target, index = _rows.targets(labels, is_listed, scores.shape[-1])
-    _, _, _, thresholds, ordered, ranks = _rank(scores, is_target, index)
-    # In float64: a class that is listed often is active with more than fit an int32.
+def _row_gradients(input, labels, scale):
+    """The gradient of each row, in float64, if that of a pair is ``scale``."""
+    scores, labels, is_listed, is_target, index = _read(input, labels)
+    is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
+    target_scores = ops.gather_elements(scores, 1, index)
+    _, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
+    # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
-    counts = ops.tensor_scatter_elements(
-        ops.cast(ranks, ms.float64), index, ops.select(is_target, -active, zeros_like(active)), 1, "add"
-    )
-    scale = ops.cast(dout, ms.float64).reshape((-1, 1)) / _divisor(scores, reduction)
-    gradient = ops.select(_rows.any_in_row(is_listed).reshape((-1, 1)), counts * scale, zeros_like(counts))
-    gradient = ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, gradient)
-    return _rounded(gradient, input.dtype).reshape(input.shape)
+    counts = _add_at(ops.cast(ranks, ms.float64), index, ops.select(is_target, -active, zeros_like(active)))
+    has_targets = _rows.any_in_row(is_listed).reshape((-1, 1))
+    gradients = ops.select(has_targets, counts * scale, zeros_like(counts))
+    return ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, gradients)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What depends on the reduction or on the dtype
+
+
+def _classes(input):
+    return input.shape[-1]
+
+
+def _classes_of_all_rows(input):
+    """Not the size, of which a dynamic one is a Tensor."""
+    return input.reshape((-1, input.shape[-1])).shape[0] * input.shape[-1]
+
+
+def _of_each(values, input):
+    return values.reshape(input.shape[:-1])
+
+
+def _of_all(values, input):
+    return values.sum()
+
+
+# reduction -> what sums of hinges are divided by, how they are put together
+_REDUCTIONS = {"none": (_classes, _of_each), "mean": (_classes_of_all_rows, _of_all), "sum": (_classes, _of_all)}
+
+
+def _to_float32(values):
+    return ops.cast(values, ms.float32)
+
+
+def _to_float16(values):
+    """Rounds float64 values once: a cast would round to float32 first, and from there to float16."""
+    single = ops.cast(values, ms.float32)
+    half = ops.cast(ops.cast(single, ms.float16), ms.float32)
+    across = 2 * single - half  # the other float16 beside it, if it is in the middle of two
+    is_middle = ops.logical_and(ops.cast(ops.cast(across, ms.float16), ms.float32) == across, across != half)
+    error = values - ops.cast(single, ms.float64)
+    up = ops.logical_and(error > 0, across > half)
+    down = ops.logical_and(error < 0, across < half)
+    return ops.cast(ops.select(ops.logical_and(is_middle, ops.logical_or(up, down)), across, half), ms.float16)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -159,37 +178,44 @@ def _gradient(input, labels, dout, reduction):
 class _Gradient(nn.Cell):
     """(input, labels, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
-    def __init__(self, reduction):
+    def __init__(self, reduction, rounded):
         super().__init__()
-        self.reduction = reduction
+        self.divisor, self.reduce = _REDUCTIONS[reduction]
+        self.rounded = rounded
 
     def construct(self, input, labels, dout):
-        return _gradient(input, labels, dout, self.reduction)
+        scale = ops.cast(dout, ms.float64).reshape((-1, 1)) / self.divisor(input)
+        return self.rounded(_row_gradients(input, labels, scale)).reshape(input.shape)
 
     def bprop(self, input, labels, dout, output, doutput):
-        slope = _gradient(input, labels, _ones_like(dout), self.reduction)
-        of_dout = _ops.gradient_of_dout(slope, dout, doutput, self.reduction)
-        return zeros_like(input), zeros_like(labels), of_dout
+        slope = self.construct(input, labels, _ones_like(dout))
+        product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
+        of_dout = self.reduce(product.sum(-1), input)
+        return zeros_like(input), zeros_like(labels), ops.cast(of_dout, dout.dtype)
 
 
 class _Loss(nn.Cell):
     """(input, labels) -> loss."""
 
-    def __init__(self, reduction):
+    def __init__(self, reduction, rounded):
         super().__init__()
-        self.reduction = reduction
-        self.gradient = _Gradient(reduction)
+        self.divisor, self.reduce = _REDUCTIONS[reduction]
+        self.rounded = rounded
+        self.gradient = _Gradient(reduction, rounded)
 
     def construct(self, input, labels):
-        return _loss(input, labels, self.reduction)
+        return self.rounded(self.reduce(_row_sums(input, labels) / self.divisor(input), input))
 
     def bprop(self, input, labels, output, doutput):
         return self.gradient(input, labels, doutput), zeros_like(labels)
 
 
-losses = {reduction: _Loss(reduction) for reduction in _ops.REDUCTIONS}
+_float16_losses = {reduction: _Loss(reduction, _to_float16) for reduction in _REDUCTIONS}
+_float32_losses = {reduction: _Loss(reduction, _to_float32) for reduction in _REDUCTIONS}
 
 
 def loss(input, labels, reduction):
     """The loss, for arguments that have been checked."""
-    return losses[reduction](input, labels)
+    if input.dtype == ms.float16:
+        return _float16_losses[reduction](input, labels)
+    return _float32_losses[reduction](input, labels)

@@ -105,20 +105,14 @@ def _make_gradient(kernel, function, reduction, is_dynamic):
 
     def bprop(input, target, dout, output, doutput):
         slope = operator(input, target, ops.ones_like(dout))
-        of_dout = gradient_of_dout(slope, dout, doutput, reduction)
-        return ops.zeros_like(input), _no_gradient(target), of_dout
+        product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
+        ddout = product.sum(-1) if reduction == "none" else product.sum()
+        return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
 
     symbol = f"{SYMBOLS[function]}Grad{reduction.capitalize()}"
     shape = None if is_dynamic else _gradient_shape
     operator = _custom(kernel, symbol, ("input", "target", "dout"), shape, bprop)
     return operator
-
-
-def gradient_of_dout(slope, dout, doutput, reduction):
-    """The gradient of ``dout`` through the gradient of input, which is ``slope`` times it."""
-    product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
-    of_dout = product.sum(-1) if reduction == "none" else product.sum()
-    return ops.cast(of_dout.reshape(dout.shape), dout.dtype)
 
 
 def _make_loss(kernel, function, reduction, is_dynamic):

@@ -10,6 +10,7 @@ from mindspore import Tensor, ops
 INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float32)
 _cumulative_sum = ops.CumSum()
+_add_at = [ops.TensorScatterElements(axis, "add") for axis in (0, 1)]
 # Not the function of that name: differentiated in graph mode, "The func graph is empty".
 zeros_like = ops.ZerosLike()
 
@@ -32,7 +33,7 @@ def targets(labels, is_listed, classes):
 
 def times(zeros, is_target, index):
     """How many times each class is a target; ``zeros`` has an element for each class."""
-    return ops.tensor_scatter_elements(zeros, index, ops.cast(is_target, zeros.dtype), zeros.ndim - 1, "add")
+    return _add_at[zeros.ndim - 1](zeros, index, ops.cast(is_target, zeros.dtype))
 
 
 def has_nan(scores, labels, is_listed):
