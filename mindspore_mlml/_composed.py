@@ -20,7 +20,6 @@ _PAIRS = Tensor(np.arange(_FEW_PAIRS), ms.int64)
 _NAN = Tensor(np.nan, ms.float64)
 _add_at = ops.TensorScatterElements(1, "add")
 _cumulative_sum = ops.CumSum()
-_cumulative_sum_from_the_end = ops.CumSum(reverse=True)
 _gather = ops.Gather()
 _ones_like = ops.OnesLike()
 _range = ops.Range()
@@ -34,11 +33,11 @@ _sort = ops.Sort()
 
 
 def _read(input, labels):
-    """Scores (in float32) and labels as matrices, which labels are listed, which are targets, and their classes."""
+    """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their classes."""
     scores = ops.cast(input.reshape((-1, input.shape[-1])), ms.float32)
     labels = labels.reshape((-1, labels.shape[-1]))
-    is_listed = _rows.listed(labels)
-    return scores, labels, is_listed, *_rows.targets(labels, is_listed, scores.shape[-1])
+    is_listed, lengths = _rows.listed(labels)
+    return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
 
 def _rank(scores, target_scores, is_target, is_other):
@@ -76,13 +75,12 @@ def _sum_of_few(others, thresholds, pairs):
 def _sum_by_rank(others, ordered, ranks):
     """The sums of the rows' hinges, where they are not inf - inf."""
     # Of the k thresholds below a score, the base is the greatest: k * (x - base) + rest, in which nothing cancels.
-    wide = ops.cast(ordered, ms.float64)
-    position = _range(0, wide.shape[-1], 1)
-    steps = wide - _gather(wide, ops.maximum(position - 1, 0), 1)
-    rest = _cumulative_sum(steps * ops.cast(position, ms.float64), 1)
-    last = ops.maximum(ranks - 1, 0)
-    above = ops.cast(others, ms.float64) - ops.gather_elements(wide, 1, last)
-    hinges = ops.cast(ranks, ms.float64) * above + ops.gather_elements(rest, 1, last)
+    rank = _range(0, ordered.shape[-1] + 1, 1)
+    base = ops.cast(_gather(ordered, ops.maximum(rank - 1, 0), 1), ms.float64)
+    steps = base - ops.cast(_gather(ordered, ops.maximum(rank - 2, 0), 1), ms.float64)
+    rest = _cumulative_sum(steps * ops.cast(ops.maximum(rank - 1, 0), ms.float64), 1)
+    above = ops.cast(others, ms.float64) - ops.gather_elements(base, 1, ranks)
+    hinges = ops.cast(ranks, ms.float64) * above + ops.gather_elements(rest, 1, ranks)
     sums = ops.select(ranks > 0, hinges, zeros_like(hinges)).sum(-1)
     # With a target of -inf it came to inf - inf on the way.
     is_infinite = ops.logical_and(ordered[:, 0] == -INFINITY, sums != 0)
@@ -91,11 +89,11 @@ def _sum_by_rank(others, ordered, ranks):
 
 def _row_sums(input, labels):
     """The sum of each row's hinges, in float64."""
-    scores, labels, is_listed, is_target, index = _read(input, labels)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
     is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
     target_scores = ops.gather_elements(scores, 1, index)
     others, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
-    pairs = ops.cast(is_target, ms.int64).sum(-1, keepdims=True) * scores.shape[-1]
+    pairs = lengths * scores.shape[-1]
     few = _sum_of_few(others, thresholds, pairs)
     # What is not finite, or not in float32, is right in the other sum.
     is_few = ops.logical_and(pairs.reshape((-1,)) <= _FEW_PAIRS, few < INFINITY)
@@ -111,22 +109,23 @@ def _row_sums(input, labels):
 
 def _active_classes(thresholds, ordered, ranks):
     """For each label, the number of classes that it is active with: those whose rank is greater than its own."""
-    zeros = ops.cast(zeros_like(ordered), ms.int32)
-    of_rank = _add_at(zeros, ops.maximum(ranks - 1, 0), ops.cast(ranks > 0, ms.int32))
-    return ops.gather_elements(_cumulative_sum_from_the_end(of_rank, 1), 1, _search(ordered, thresholds))
+    rank = _range(0, ordered.shape[-1] + 1, 1)
+    zeros = ops.cast(zeros_like(_gather(ordered, ops.maximum(rank - 1, 0), 1)), ms.int32)
+    of_rank = _add_at(zeros, ranks, ops.cast(_ones_like(ranks), ms.int32))
+    up_to = ops.gather_elements(_cumulative_sum(of_rank, 1), 1, _search(ordered, thresholds))
+    return ranks.shape[-1] - up_to
 
 
 def _row_gradients(input, labels, scale):
     """The gradient of each row, in float64, if that of a pair is ``scale``."""
-    scores, labels, is_listed, is_target, index = _read(input, labels)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
     is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
     target_scores = ops.gather_elements(scores, 1, index)
     _, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
     # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
     counts = _add_at(ops.cast(ranks, ms.float64), index, ops.select(is_target, -active, zeros_like(active)))
-    has_targets = _rows.any_in_row(is_listed).reshape((-1, 1))
-    gradients = ops.select(has_targets, counts * scale, zeros_like(counts))
+    gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
     return ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, gradients)
 
 

@@ -9,7 +9,8 @@ from mindspore import Tensor, ops
 
 INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float32)
-_cumulative_sum = ops.CumSum()
+_least = ops.ReduceMin(keep_dims=True)
+_range = ops.Range()
 _add_at = [ops.TensorScatterElements(axis, "add") for axis in (0, 1)]
 # Not the function of that name: differentiated in graph mode, "The func graph is empty".
 zeros_like = ops.ZerosLike()
@@ -21,8 +22,15 @@ def any_in_row(condition):
 
 
 def listed(labels):
-    """Which labels are listed."""
-    return _cumulative_sum(ops.cast(labels < 0, ms.float32), -1) == 0
+    """Which labels are listed, and how many each row has.
+
+    Without CumSum, which crashes for shape (0, 1).
+    """
+    is_negative = labels < 0
+    position = _range(0, is_negative.shape[-1], 1)
+    ends = ops.select(is_negative, position, is_negative.shape[-1])
+    lengths = _least(ends, -1)
+    return position < lengths, lengths
 
 
 def targets(labels, is_listed, classes):
