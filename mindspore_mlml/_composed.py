@@ -18,9 +18,10 @@ from mindspore_mlml._rows import INFINITY, zeros_like
 _FEW_PAIRS = 1024  # as HasFewPairs in custom_ops/definition.h
 _PAIRS = Tensor(np.arange(_FEW_PAIRS), ms.int64)
 _NAN = Tensor(np.nan, ms.float64)
-_add_at = ops.TensorScatterElements(1, "add")
+_ZERO = Tensor(np.zeros(1), ms.float64)
 _cumulative_sum = ops.CumSum()
 _gather = ops.Gather()
+_join = ops.Concat()
 _ones_like = ops.OnesLike()
 _range = ops.Range()
 _relu = ops.ReLU()
@@ -33,9 +34,14 @@ _sort = ops.Sort()
 
 
 def _read(input, labels):
-    """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their classes."""
+    """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
+    classes.
+
+    The matrices have a row without labels more, so that they are never empty.
+    """
     scores = ops.cast(input.reshape((-1, input.shape[-1])), ms.float32)
-    labels = labels.reshape((-1, labels.shape[-1]))
+    scores = _rows.with_another(scores, 0)
+    labels = _rows.with_another(labels.reshape((-1, labels.shape[-1])), -1)
     is_listed, lengths = _rows.listed(labels)
     return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
@@ -90,7 +96,7 @@ def _sum_by_rank(others, ordered, ranks):
 def _row_sums(input, labels):
     """The sum of each row's hinges, in float64."""
     scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
-    is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
+    is_other = ops.logical_not(_rows.is_among(is_target, index, scores.shape[-1]))
     target_scores = ops.gather_elements(scores, 1, index)
     others, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
     pairs = lengths * scores.shape[-1]
@@ -100,7 +106,7 @@ def _row_sums(input, labels):
     sums = ops.select(is_few, few, _sum_by_rank(others, ordered, ranks))
     is_undefined = _rows.has_infinite_difference(scores, is_other, target_scores, is_target)
     is_undefined = ops.logical_or(is_undefined, _rows.has_nan(scores, labels, is_listed))
-    return ops.select(is_undefined, _NAN, sums)
+    return ops.select(is_undefined, _NAN, sums)[:-1]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -109,9 +115,7 @@ def _row_sums(input, labels):
 
 def _active_classes(thresholds, ordered, ranks):
     """For each label, the number of classes that it is active with: those whose rank is greater than its own."""
-    rank = _range(0, ordered.shape[-1] + 1, 1)
-    zeros = ops.cast(zeros_like(_gather(ordered, ops.maximum(rank - 1, 0), 1)), ms.int32)
-    of_rank = _add_at(zeros, ranks, ops.cast(_ones_like(ranks), ms.int32))
+    of_rank = _rows.sums_by_place(_ones_like(ranks), ranks, ordered.shape[-1] + 1)
     up_to = ops.gather_elements(_cumulative_sum(of_rank, 1), 1, _search(ordered, thresholds))
     return ranks.shape[-1] - up_to
 
@@ -119,14 +123,15 @@ def _active_classes(thresholds, ordered, ranks):
 def _row_gradients(input, labels, scale):
     """The gradient of each row, in float64, if that of a pair is ``scale``."""
     scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
-    is_other = _rows.times(ops.cast(zeros_like(scores), ms.int32), is_target, index) == 0
+    is_other = ops.logical_not(_rows.is_among(is_target, index, scores.shape[-1]))
     target_scores = ops.gather_elements(scores, 1, index)
     _, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
     # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
-    counts = _add_at(ops.cast(ranks, ms.float64), index, ops.select(is_target, -active, zeros_like(active)))
-    gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
-    return ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, gradients)
+    place = ops.select(is_target, index, -_ones_like(index))
+    counts = ops.cast(ranks, ms.float64) - _rows.sums_by_place(active, place, ranks.shape[-1])
+    counts = ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, counts)[:-1]
+    return ops.select(lengths[:-1] > 0, counts * scale, zeros_like(counts))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -138,8 +143,9 @@ def _classes(input):
 
 
 def _classes_of_all_rows(input):
-    """Not the size, of which a dynamic one is a Tensor."""
-    return input.reshape((-1, input.shape[-1])).shape[0] * input.shape[-1]
+    """That of one row if there is none."""
+    rows, classes = input.reshape((-1, input.shape[-1])).shape
+    return ops.maximum(ops.cast(rows * classes, ms.float64), classes)
 
 
 def _of_each(values, input):
@@ -147,7 +153,8 @@ def _of_each(values, input):
 
 
 def _of_all(values, input):
-    return values.sum()
+    """With a zero among them, for of no values MindSpore's sum is whatever lay in its memory."""
+    return _join((values.reshape((-1,)), _ZERO)).sum()
 
 
 # reduction -> what sums of hinges are divided by, how they are put together
@@ -188,7 +195,7 @@ class _Gradient(nn.Cell):
 
     def bprop(self, input, labels, dout, output, doutput):
         slope = self.construct(input, labels, _ones_like(dout))
-        product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
+        product = ops.cast(slope, ms.float64) * ops.cast(doutput, ms.float64)
         of_dout = self.reduce(product.sum(-1), input)
         return zeros_like(input), zeros_like(labels), ops.cast(of_dout, dout.dtype)
 

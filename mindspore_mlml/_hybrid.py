@@ -38,7 +38,7 @@ def _row_losses(input, target):
     # By position in the whole matrix: MindSpore has no second derivative of gather_elements.
     first = ops.arange(0, input.shape[0] * classes, classes, dtype=ms.int64).reshape((-1, 1))
     target_scores = ops.cast(ops.gather(wide.reshape(-1), first + index, 0), ms.float32)
-    is_other = _rows.times(ops.zeros_like(wide), is_target, index) == 0
+    is_other = ops.logical_not(_rows.is_among(is_target, index, classes))
     others = ops.select(is_other, input, ops.cast(-_rows.INFINITY, input.dtype))
     margins = ops.select(is_target, 1 - target_scores, -_rows.INFINITY)
     losses = _hinge_sums(others, margins).sum(1) / classes
@@ -54,8 +54,6 @@ def _row_losses(input, target):
 
 def loss(input, target, reduction):
     """The loss, for arguments that have been checked."""
-    if 0 in input.shape:
-        return ops.zeros(input.shape[:-1] if reduction == "none" else (), input.dtype)
     losses = _row_losses(input.reshape((-1, input.shape[-1])), target.reshape((-1, target.shape[-1])))
     if reduction == "none":
         losses = losses.reshape(input.shape[:-1])

@@ -18,9 +18,12 @@ class MultilabelMarginLoss(nn.Cell):
         self.reduction = reduction
 
     def construct(self, x, target):
-        is_listed, _ = _rows.listed(target)
+        is_negative = target < 0
         # Not the shape of target, which the loss checks: MindSpore 2.7 cannot use it twice.
-        is_class, index = _rows.targets(target, is_listed, is_listed.shape[-1])
-        is_target = ops.cast(_rows.times(ops.zeros_like(target), is_class, index) > 0, ms.int32)
+        classes = is_negative.shape[-1]
+        labels = _rows.with_another(target.reshape((-1, classes)), -1)
+        is_listed, _ = _rows.listed(labels)
+        is_class, index = _rows.targets(labels, is_listed, classes)
+        is_target = ops.cast(_rows.is_among(is_class, index, classes), ms.int32)[:-1].reshape(is_negative.shape)
         # Last: a target out of range makes it fail, and MindSpore may crash in operators that come after that.
         return multilabel_margin_loss(x, target, self.reduction), is_target

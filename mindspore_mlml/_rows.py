@@ -9,9 +9,11 @@ from mindspore import Tensor, ops
 
 INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float32)
+_join = ops.Concat()
 _least = ops.ReduceMin(keep_dims=True)
 _range = ops.Range()
-_add_at = [ops.TensorScatterElements(axis, "add") for axis in (0, 1)]
+_segment_sums = ops.UnsortedSegmentSum()
+_ones_like = ops.OnesLike()
 # Not the function of that name: differentiated in graph mode, "The func graph is empty".
 zeros_like = ops.ZerosLike()
 
@@ -21,11 +23,14 @@ def any_in_row(condition):
     return ops.cast(condition, ms.float32).sum(-1) > 0
 
 
-def listed(labels):
-    """Which labels are listed, and how many each row has.
+def with_another(rows, value):
+    """A matrix with a row of ``value`` more: where there is no row, MindSpore's operators warn, fail or crash."""
+    another = ops.cast(_range(0, rows.shape[-1], 1) * 0 + value, rows.dtype)
+    return _join((rows, another.reshape((1, -1))))
 
-    Without CumSum, which crashes for shape (0, 1).
-    """
+
+def listed(labels):
+    """Which labels are listed, and how many each row has."""
     is_negative = labels < 0
     position = _range(0, is_negative.shape[-1], 1)
     ends = ops.select(is_negative, position, is_negative.shape[-1])
@@ -39,9 +44,21 @@ def targets(labels, is_listed, classes):
     return is_target, ops.select(is_target, labels, zeros_like(labels))
 
 
-def times(zeros, is_target, index):
-    """How many times each class is a target; ``zeros`` has an element for each class."""
-    return _add_at[zeros.ndim - 1](zeros, index, ops.cast(is_target, zeros.dtype))
+def sums_by_place(values, place, size):
+    """In each row, the sums of the values that have the place 0, …, size - 1; those with a place < 0 are left out.
+
+    Not by TensorScatterElements: its threads lose some of what they add to the same element at the same time.
+    """
+    rows = place.shape[0]
+    first = _range(0, rows, 1).reshape((-1, 1)) * size
+    flat = ops.select(place < 0, ops.cast(place, ms.int64), first + place)
+    return _segment_sums(values.reshape((-1,)), flat.reshape((-1,)), ops.cast(rows * size, ms.int64)).reshape((rows, size))
+
+
+def is_among(is_target, index, classes):
+    """Which classes of a row are targets."""
+    place = ops.select(is_target, index, -_ones_like(index))
+    return sums_by_place(_ones_like(index), place, classes) > 0
 
 
 def has_nan(scores, labels, is_listed):
