@@ -26,24 +26,32 @@ PREFERENCE = {"CPU": ("cpu", "composed"), "GPU": ("cuda", "hybrid", "composed"),
 
 def problem_of(kernel: str) -> Optional[str]:
     """Why MindSpore cannot use a kernel, or None."""
-    if kernel == "hybrid" and importlib.util.find_spec("mindspore._akg") is None:
-        return "The hybrid kernel is compiled by AKG, which this MindSpore does not have."
-    if kernel == "hybrid" and importlib.util.find_spec("decorator") is None:
-        return "The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'."
-    library = LIBRARIES.get(kernel)
-    if library is None:
-        return None
+    if kernel == "hybrid":
+        return _problem_of_akg()
+    return _problem_of_library(kernel) if kernel in LIBRARIES else None
+
+
+def _problem_of_library(kernel):
+    library = LIBRARIES[kernel]
     if ":" in str(library):
         return (
             f"MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {library}"
         )
-    if not library.exists():
-        if kernel == "cuda":
-            return "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1."
-        return (
-            f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, "
-            "or `pip install -e .` to use it where it is."
-        )
+    if library.exists():
+        return None
+    if kernel == "cuda":
+        return "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1."
+    return (
+        f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, or "
+        "`pip install -e .` to use it where it is."
+    )
+
+
+def _problem_of_akg():
+    if importlib.util.find_spec("mindspore._akg") is None:
+        return "The hybrid kernel is compiled by AKG, which this MindSpore does not have."
+    if importlib.util.find_spec("decorator") is None:
+        return "The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'."
     return None
 
 

@@ -1,11 +1,12 @@
 """The loss by MindSpore's own operators alone: for where none of this package's kernels can run.
 
-The algorithm is theirs (custom_ops/cpu/): the thresholds of a row are sorted, and a score's rank among them says what its
-class adds. With K labels in each row it takes O((C + K)·log K) for a row, and memory for some matrices of N·C numbers.
+The algorithm is theirs (custom_ops/cpu/): the thresholds of a row are sorted, and a score's rank among them says what
+its class adds. With K labels in each row it takes O((C + K)·log K) for a row, and memory for some matrices of N·C
+numbers.
 
-Loss and gradient are Cells with a ``bprop``. MindSpore could differentiate the operators themselves, but in PyNative not
-twice, and not with a gradient that is rounded once. What a graph needs again for a ``bprop`` must have no branch in it
-("The func graph is empty"): hence primitives, where MindSpore's functions have branches, and tables of functions.
+Loss and gradient are Cells with a ``bprop``. MindSpore could differentiate the operators themselves, but not twice in
+PyNative, and not with a gradient that is rounded once. What a graph needs again for a ``bprop`` must have no branch in
+it ("The func graph is empty"): hence primitives, where MindSpore's functions have branches, and tables of functions.
 """
 
 import mindspore as ms
@@ -49,12 +50,12 @@ def _read(input, labels):
 def _rank(scores, target_scores, is_target, is_other):
     """The thresholds, sorted as well, and the rank of each class: the number of thresholds less than its score.
 
-    The threshold of a label that is no target is +inf, and the score of a class that is a target -inf: neither is active
-    with anything.
+    The threshold of a label that is no target is +inf, and the score of a class that is a target -inf: neither is
+    active with anything. That of NaN is +inf too, so that it can be sorted.
     """
     thresholds = target_scores - 1
-    is_number = ops.logical_and(is_target, thresholds == thresholds)
-    thresholds = ops.select(is_number, thresholds, INFINITY)
+    has_threshold = ops.logical_and(is_target, thresholds < INFINITY)
+    thresholds = ops.select(has_threshold, thresholds, INFINITY)
     others = ops.select(is_other, scores, -INFINITY)
     ordered, _ = _sort(thresholds)
     return others, thresholds, ordered, _search(ordered, others)
@@ -75,7 +76,7 @@ def _first_hinges(others, thresholds):
 def _sum_of_few(others, thresholds, pairs):
     """The sums of the rows' hinges one by one, as documented, where there are few pairs of a target and a class."""
     hinges = ops.cast(_first_hinges(others, thresholds), ms.float64)
-    return ops.select(_PAIRS < pairs, hinges, zeros_like(hinges)).sum(-1)
+    return ops.select(pairs > _PAIRS, hinges, zeros_like(hinges)).sum(-1)
 
 
 def _sum_by_rank(others, ordered, ranks):

@@ -52,7 +52,8 @@ def sums_by_place(values, place, size):
     rows = place.shape[0]
     first = _range(0, rows, 1).reshape((-1, 1)) * size
     flat = ops.select(place < 0, ops.cast(place, ms.int64), first + place)
-    return _segment_sums(values.reshape((-1,)), flat.reshape((-1,)), ops.cast(rows * size, ms.int64)).reshape((rows, size))
+    sums = _segment_sums(values.reshape((-1,)), flat.reshape((-1,)), ops.cast(rows * size, ms.int64))
+    return sums.reshape((rows, size))
 
 
 def is_among(is_target, index, classes):
