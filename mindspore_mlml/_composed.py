@@ -12,6 +12,7 @@ it ("The func graph is empty"): hence primitives, where MindSpore's functions ha
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore._c_expression import MixedPrecisionType
 
 from mindspore_mlml import _rows
 from mindspore_mlml._rows import INFINITY, zeros_like
@@ -23,6 +24,7 @@ _ZERO = Tensor(np.zeros(1), ms.float64)
 _cumulative_sum = ops.CumSum()
 _gather = ops.Gather()
 _join = ops.Concat()
+_least = ops.ReduceMin()
 _ones_like = ops.OnesLike()
 _range = ops.Range()
 _relu = ops.ReLU()
@@ -90,7 +92,7 @@ def _sum_by_rank(others, ordered, ranks):
     hinges = ops.cast(ranks, ms.float64) * above + ops.gather_elements(rest, 1, ranks)
     sums = ops.select(ranks > 0, hinges, zeros_like(hinges)).sum(-1)
     # With a target of -inf it came to inf - inf on the way.
-    is_infinite = ops.logical_and(ordered[:, 0] == -INFINITY, sums != 0)
+    is_infinite = ops.logical_and(_least(ordered, 1) == -INFINITY, sums != 0)
     return ops.select(is_infinite, ops.cast(INFINITY, ms.float64), sums)
 
 
@@ -107,7 +109,7 @@ def _row_sums(input, labels):
     sums = ops.select(is_few, few, _sum_by_rank(others, ordered, ranks))
     is_undefined = _rows.has_infinite_difference(scores, is_other, target_scores, is_target)
     is_undefined = ops.logical_or(is_undefined, _rows.has_nan(scores, labels, is_listed))
-    return ops.select(is_undefined, _NAN, sums)[:-1]
+    return _rows.without_last(ops.select(is_undefined, _NAN, sums))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -131,8 +133,9 @@ def _row_gradients(input, labels, scale):
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
     place = ops.select(is_target, index, -_ones_like(index))
     counts = ops.cast(ranks, ms.float64) - _rows.sums_by_place(active, place, ranks.shape[-1])
-    counts = ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, counts)[:-1]
-    return ops.select(lengths[:-1] > 0, counts * scale, zeros_like(counts))
+    counts = ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, counts)
+    counts, lengths = _rows.without_last(counts), _rows.without_last(lengths)
+    return ops.select(lengths > 0, counts * scale, zeros_like(counts))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -182,13 +185,19 @@ def _to_float16(values):
 # Cells
 
 
-class _Gradient(nn.Cell):
-    """(input, labels, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
+class _Operator(nn.Cell):
+    """What loss and gradient have in common, for a reduction and a rounding to the dtype of the input."""
 
     def __init__(self, reduction, rounded):
         super().__init__()
         self.divisor, self.reduce = _REDUCTIONS[reduction]
         self.rounded = rounded
+        # In PyNative, MindSpore would make all numbers within a network of the levels O2 and O3 float16.
+        self.mixed_precision_type = MixedPrecisionType.NOTSET
+
+
+class _Gradient(_Operator):
+    """(input, labels, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def construct(self, input, labels, dout):
         scale = ops.cast(dout, ms.float64).reshape((-1, 1)) / self.divisor(input)
@@ -201,13 +210,11 @@ class _Gradient(nn.Cell):
         return zeros_like(input), zeros_like(labels), ops.cast(of_dout, dout.dtype)
 
 
-class _Loss(nn.Cell):
+class _Loss(_Operator):
     """(input, labels) -> loss."""
 
     def __init__(self, reduction, rounded):
-        super().__init__()
-        self.divisor, self.reduce = _REDUCTIONS[reduction]
-        self.rounded = rounded
+        super().__init__(reduction, rounded)
         self.gradient = _Gradient(reduction, rounded)
 
     def construct(self, input, labels):
@@ -217,12 +224,6 @@ class _Loss(nn.Cell):
         return self.gradient(input, labels, doutput), zeros_like(labels)
 
 
-_float16_losses = {reduction: _Loss(reduction, _to_float16) for reduction in _REDUCTIONS}
-_float32_losses = {reduction: _Loss(reduction, _to_float32) for reduction in _REDUCTIONS}
-
-
-def loss(input, labels, reduction):
-    """The loss, for arguments that have been checked."""
-    if input.dtype == ms.float16:
-        return _float16_losses[reduction](input, labels)
-    return _float32_losses[reduction](input, labels)
+# For arguments that have been checked, by the reduction.
+float16_losses = {reduction: _Loss(reduction, _to_float16) for reduction in _REDUCTIONS}
+float32_losses = {reduction: _Loss(reduction, _to_float32) for reduction in _REDUCTIONS}

@@ -29,7 +29,8 @@ def loss(call, input, labels, reduction):
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
     if kernel == "composed" or (kernel == "hybrid" and is_unknown):
-        return _composed.loss(input, labels, reduction)
+        losses = _composed.float16_losses if input.dtype == ms.float16 else _composed.float32_losses
+        return losses[reduction](input, labels)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if is_unknown:

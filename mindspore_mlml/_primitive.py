@@ -24,6 +24,7 @@ class MultilabelMarginLoss(nn.Cell):
         labels = _rows.with_another(target.reshape((-1, classes)), -1)
         is_listed, _ = _rows.listed(labels)
         is_class, index = _rows.targets(labels, is_listed, classes)
-        is_target = ops.cast(_rows.is_among(is_class, index, classes), ms.int32)[:-1].reshape(is_negative.shape)
+        is_among = ops.cast(_rows.is_among(is_class, index, classes), ms.int32)
+        is_target = _rows.without_last(is_among).reshape(is_negative.shape)
         # Last: a target out of range makes it fail, and MindSpore may crash in operators that come after that.
         return multilabel_margin_loss(x, target, self.reduction), is_target

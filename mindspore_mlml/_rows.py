@@ -9,6 +9,7 @@ from mindspore import Tensor, ops
 
 INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float32)
+_gather = ops.Gather()
 _join = ops.Concat()
 _least = ops.ReduceMin(keep_dims=True)
 _range = ops.Range()
@@ -27,6 +28,11 @@ def with_another(rows, value):
     """A matrix with a row of ``value`` more: where there is no row, MindSpore's operators warn, fail or crash."""
     another = ops.cast(_range(0, rows.shape[-1], 1) * 0 + value, rows.dtype)
     return _join((rows, another.reshape((1, -1))))
+
+
+def without_last(rows):
+    """All rows but the last. Not by a slice, which MindSpore cannot vmap."""
+    return _gather(rows, _range(0, rows.shape[0] - 1, 1), 0)
 
 
 def listed(labels):
@@ -52,6 +58,7 @@ def sums_by_place(values, place, size):
     rows = place.shape[0]
     first = _range(0, rows, 1).reshape((-1, 1)) * size
     flat = ops.select(place < 0, ops.cast(place, ms.int64), first + place)
+    flat = flat + ops.cast(zeros_like(values), ms.int64)  # for vmap, which wants both or neither mapped
     sums = _segment_sums(values.reshape((-1,)), flat.reshape((-1,)), ops.cast(rows * size, ms.int64))
     return sums.reshape((rows, size))
 
