@@ -36,31 +36,49 @@ _sort = ops.Sort()
 # Rows
 
 
-def _read(input, labels):
-    """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
-    classes.
+def _as_they_are(scores, labels):
+    return scores, labels
 
-    The matrices have a row without labels more, so that they are never empty.
-    """
+
+def _with_another(scores, labels):
+    """With a row without labels more, so that the matrices are not empty."""
+    return _rows.with_another(scores, 0), _rows.with_another(labels, -1)
+
+
+def _all(rows):
+    return rows
+
+
+def _read(input, labels, prepared):
+    """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
+    classes."""
     scores = ops.cast(input.reshape((-1, input.shape[-1])), ms.float32)
-    scores = _rows.with_another(scores, 0)
-    labels = _rows.with_another(labels.reshape((-1, labels.shape[-1])), -1)
+    scores, labels = prepared(scores, labels.reshape((-1, labels.shape[-1])))
     is_listed, lengths = _rows.listed(labels)
     return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
 
-def _rank(scores, target_scores, is_target, is_other):
-    """The thresholds, sorted as well, and the rank of each class: the number of thresholds less than its score.
+def _rank(scores, is_target, index):
+    """The scores of the targets, which classes are others, and of each row
 
-    The threshold of a label that is no target is +inf, and the score of a class that is a target -inf: neither is
-    active with anything. That of NaN is +inf too, so that it can be sorted.
+    - the scores of the others, with -inf for the rest,
+    - the thresholds of the labels, with +inf for those that are no targets: neither is active with anything,
+    - these sorted, and
+    - the ranks of the classes: of how many thresholds the score is greater.
     """
-    thresholds = target_scores - 1
-    has_threshold = ops.logical_and(is_target, thresholds < INFINITY)
-    thresholds = ops.select(has_threshold, thresholds, INFINITY)
+    target_scores = ops.gather_elements(scores, 1, index)
+    is_other = ops.logical_not(_rows.is_among(is_target, _mapped_with(index, target_scores), scores.shape[-1]))
     others = ops.select(is_other, scores, -INFINITY)
+    thresholds = target_scores - 1
+    has_threshold = ops.logical_and(is_target, thresholds < INFINITY)  # NaN, which has none, could not be sorted
+    thresholds = ops.select(has_threshold, thresholds, INFINITY)
     ordered, _ = _sort(thresholds)
-    return others, thresholds, ordered, _search(ordered, others)
+    return target_scores, is_other, others, thresholds, ordered, _search(ordered, others)
+
+
+def _mapped_with(integers, values):
+    """The integers, made to be mapped where the values are: vmap is wrong about an UnsortedSegmentSum it need not map."""
+    return integers + ops.cast(zeros_like(values), integers.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -96,12 +114,10 @@ def _sum_by_rank(others, ordered, ranks):
     return ops.select(is_infinite, ops.cast(INFINITY, ms.float64), sums)
 
 
-def _row_sums(input, labels):
+def _row_sums(input, labels, prepared):
     """The sum of each row's hinges, in float64."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
-    is_other = ops.logical_not(_rows.is_among(is_target, index, scores.shape[-1]))
-    target_scores = ops.gather_elements(scores, 1, index)
-    others, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
+    target_scores, is_other, others, thresholds, ordered, ranks = _rank(scores, is_target, index)
     pairs = lengths * scores.shape[-1]
     few = _sum_of_few(others, thresholds, pairs)
     # What is not finite, or not in float32, is right in the other sum.
@@ -109,7 +125,7 @@ def _row_sums(input, labels):
     sums = ops.select(is_few, few, _sum_by_rank(others, ordered, ranks))
     is_undefined = _rows.has_infinite_difference(scores, is_other, target_scores, is_target)
     is_undefined = ops.logical_or(is_undefined, _rows.has_nan(scores, labels, is_listed))
-    return _rows.without_last(ops.select(is_undefined, _NAN, sums))
+    return ops.select(is_undefined, _NAN, sums)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -123,19 +139,16 @@ def _active_classes(thresholds, ordered, ranks):
     return ranks.shape[-1] - up_to
 
 
-def _row_gradients(input, labels, scale):
-    """The gradient of each row, in float64, if that of a pair is ``scale``."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels)
-    is_other = ops.logical_not(_rows.is_among(is_target, index, scores.shape[-1]))
-    target_scores = ops.gather_elements(scores, 1, index)
-    _, thresholds, ordered, ranks = _rank(scores, target_scores, is_target, is_other)
+def _row_counts(input, labels, prepared):
+    """By how many active pairs the sum of a row's hinges grows with the score of each class, and how many labels are
+    listed in the row."""
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
+    _, _, _, thresholds, ordered, ranks = _rank(scores, is_target, index)
     # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
     place = ops.select(is_target, index, -_ones_like(index))
     counts = ops.cast(ranks, ms.float64) - _rows.sums_by_place(active, place, ranks.shape[-1])
-    counts = ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, counts)
-    counts, lengths = _rows.without_last(counts), _rows.without_last(lengths)
-    return ops.select(lengths > 0, counts * scale, zeros_like(counts))
+    return ops.select(_rows.has_nan(scores, labels, is_listed).reshape((-1, 1)), _NAN, counts), lengths
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -147,7 +160,7 @@ def _classes(input):
 
 
 def _classes_of_all_rows(input):
-    """That of one row if there is none."""
+    """Those of one row if there is none."""
     rows, classes = input.reshape((-1, input.shape[-1])).shape
     return ops.maximum(ops.cast(rows * classes, ms.float64), classes)
 
@@ -181,6 +194,13 @@ def _to_float16(values):
     return ops.cast(ops.select(ops.logical_and(is_middle, ops.logical_or(up, down)), across, half), ms.float16)
 
 
+_ROUNDINGS = (_to_float32, _to_float16)
+
+# How the rows are prepared, and their results finished. What is known when a graph is compiled is not empty.
+_STATIC = (_as_they_are, _all)
+_DYNAMIC = (_with_another, _rows.without_last)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Cells
 
@@ -188,10 +208,11 @@ def _to_float16(values):
 class _Operator(nn.Cell):
     """What loss and gradient have in common, for a reduction and a rounding to the dtype of the input."""
 
-    def __init__(self, reduction, rounded):
+    def __init__(self, reduction, rounded, is_dynamic):
         super().__init__()
         self.divisor, self.reduce = _REDUCTIONS[reduction]
         self.rounded = rounded
+        self.prepared, self.finished = _DYNAMIC if is_dynamic else _STATIC
         # In PyNative, MindSpore would make all numbers within a network of the levels O2 and O3 float16.
         self.mixed_precision_type = MixedPrecisionType.NOTSET
 
@@ -200,8 +221,12 @@ class _Gradient(_Operator):
     """(input, labels, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def construct(self, input, labels, dout):
-        scale = ops.cast(dout, ms.float64).reshape((-1, 1)) / self.divisor(input)
-        return self.rounded(_row_gradients(input, labels, scale)).reshape(input.shape)
+        dout = ops.cast(dout, ms.float64).reshape((-1, 1))
+        counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.prepared)
+        counts, lengths = self.finished(counts), self.finished(lengths)
+        scale = dout / self.divisor(input)
+        gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
+        return self.rounded(gradients).reshape(input.shape)
 
     def bprop(self, input, labels, dout, output, doutput):
         slope = self.construct(input, labels, _ones_like(dout))
@@ -213,17 +238,20 @@ class _Gradient(_Operator):
 class _Loss(_Operator):
     """(input, labels) -> loss."""
 
-    def __init__(self, reduction, rounded):
-        super().__init__(reduction, rounded)
-        self.gradient = _Gradient(reduction, rounded)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.gradient = _Gradient(*arguments)
 
     def construct(self, input, labels):
-        return self.rounded(self.reduce(_row_sums(input, labels) / self.divisor(input), input))
+        sums = self.finished(_row_sums(input, labels, self.prepared))
+        return self.rounded(self.reduce(sums / self.divisor(input), input))
 
     def bprop(self, input, labels, output, doutput):
         return self.gradient(input, labels, doutput), zeros_like(labels)
 
 
-# For arguments that have been checked, by the reduction.
-float16_losses = {reduction: _Loss(reduction, _to_float16) for reduction in _REDUCTIONS}
-float32_losses = {reduction: _Loss(reduction, _to_float32) for reduction in _REDUCTIONS}
+# Whether shapes are known at run time only -> whether the input is float16 -> reduction -> (input, labels) -> loss
+losses = [
+    [{reduction: _Loss(reduction, rounded, is_dynamic) for reduction in _REDUCTIONS} for rounded in _ROUNDINGS]
+    for is_dynamic in (False, True)
+]

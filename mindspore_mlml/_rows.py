@@ -58,7 +58,7 @@ def sums_by_place(values, place, size):
     rows = place.shape[0]
     first = _range(0, rows, 1).reshape((-1, 1)) * size
     flat = ops.select(place < 0, ops.cast(place, ms.int64), first + place)
-    flat = flat + ops.cast(zeros_like(values), ms.int64)  # for vmap, which wants both or neither mapped
+    flat = flat + ops.cast(zeros_like(values), ms.int64)  # vmap has to map both
     sums = _segment_sums(values.reshape((-1,)), flat.reshape((-1,)), ops.cast(rows * size, ms.int64))
     return sums.reshape((rows, size))
 
