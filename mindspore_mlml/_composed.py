@@ -77,7 +77,7 @@ def _rank(scores, is_target, index):
 
 
 def _mapped_with(integers, values):
-    """The integers, made to be mapped where the values are: vmap is wrong about an UnsortedSegmentSum it need not map."""
+    """The integers, for vmap mapped as the values are: it is wrong about an UnsortedSegmentSum that it need not map."""
     return integers + ops.cast(zeros_like(values), integers.dtype)
 
 
