@@ -36,6 +36,11 @@ _sort = ops.Sort()
 # Rows
 
 
+def _shape(checked):
+    """Not the shape itself, which was checked: MindSpore 2.7 cannot use it twice ("Failed to get input node")."""
+    return (checked < 0).shape
+
+
 def _as_they_are(scores, labels):
     return scores, labels
 
@@ -52,8 +57,8 @@ def _all(rows):
 def _read(input, labels, prepared):
     """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
     classes."""
-    scores = ops.cast(input.reshape((-1, input.shape[-1])), ms.float32)
-    scores, labels = prepared(scores, labels.reshape((-1, labels.shape[-1])))
+    scores = ops.cast(input.reshape((-1, _shape(input)[-1])), ms.float32)
+    scores, labels = prepared(scores, labels.reshape((-1, _shape(labels)[-1])))
     is_listed, lengths = _rows.listed(labels)
     return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
@@ -155,27 +160,26 @@ def _row_counts(input, labels, prepared):
 # What depends on the reduction or on the dtype
 
 
-def _classes(input):
-    return input.shape[-1]
+def _classes(rows, classes):
+    return classes
 
 
-def _classes_of_all_rows(input):
+def _classes_of_all(rows, classes):
     """Those of one row if there is none."""
-    rows, classes = input.reshape((-1, input.shape[-1])).shape
     return ops.maximum(ops.cast(rows * classes, ms.float64), classes)
 
 
-def _of_each(values, input):
-    return values.reshape(input.shape[:-1])
+def _of_each(values, shape):
+    return values.reshape(shape[:-1])
 
 
-def _of_all(values, input):
+def _of_all(values, shape):
     """With a zero among them, for of no values MindSpore's sum is whatever lay in its memory."""
     return _join((values.reshape((-1,)), _ZERO)).sum()
 
 
 # reduction -> what sums of hinges are divided by, how they are put together
-_REDUCTIONS = {"none": (_classes, _of_each), "mean": (_classes_of_all_rows, _of_all), "sum": (_classes, _of_all)}
+_REDUCTIONS = {"none": (_classes, _of_each), "mean": (_classes_of_all, _of_all), "sum": (_classes, _of_all)}
 
 
 def _to_float32(values):
@@ -224,14 +228,14 @@ class _Gradient(_Operator):
         dout = ops.cast(dout, ms.float64).reshape((-1, 1))
         counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.prepared)
         counts, lengths = self.finished(counts), self.finished(lengths)
-        scale = dout / self.divisor(input)
+        scale = dout / self.divisor(*counts.shape)
         gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
-        return self.rounded(gradients).reshape(input.shape)
+        return self.rounded(gradients).reshape(_shape(input))
 
     def bprop(self, input, labels, dout, output, doutput):
         slope = self.construct(input, labels, _ones_like(dout))
         product = ops.cast(slope, ms.float64) * ops.cast(doutput, ms.float64)
-        of_dout = self.reduce(product.sum(-1), input)
+        of_dout = self.reduce(product.sum(-1), _shape(input))
         return zeros_like(input), zeros_like(labels), ops.cast(of_dout, dout.dtype)
 
 
@@ -244,7 +248,8 @@ class _Loss(_Operator):
 
     def construct(self, input, labels):
         sums = self.finished(_row_sums(input, labels, self.prepared))
-        return self.rounded(self.reduce(sums / self.divisor(input), input))
+        shape = _shape(input)
+        return self.rounded(self.reduce(sums / self.divisor(sums.shape[0], shape[-1]), shape))
 
     def bprop(self, input, labels, output, doutput):
         return self.gradient(input, labels, doutput), zeros_like(labels)
