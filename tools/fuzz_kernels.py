@@ -113,6 +113,8 @@ def make_scores(rng, rows, classes, dtype):
         scores = np.round(scores * 2) / 2 + scores * 1e-5  # dense clusters
     elif kind == 8:
         scores = np.exp(rng.choice((4, 20)) * scores)  # outliers
+    elif kind == 9:
+        scores = rng.uniform(-largest, largest, (rows, classes))  # sums overflow on the way
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
         for _ in range(rng.integers(1, 5)):  # infinities meet

@@ -18,8 +18,13 @@ namespace {
 // The gradients of classes, given their numbers of active targets, by arithmetic in float32: the scale is a sum of two.
 class GradientOfRank {
  public:
-  explicit GradientOfRank(double scale)
-      : high_(Fill(static_cast<float>(scale))), low_(Fill(static_cast<float>(scale - static_cast<float>(scale)))) {}
+  // Both have the scale's sign, and so has a gradient of 0.
+  explicit GradientOfRank(double scale) {
+    auto high = static_cast<float>(scale);
+    if (std::fabs(high) > std::fabs(scale)) high = std::nextafter(high, 0.0f);
+    high_ = Fill(high);
+    low_ = Fill(std::copysign(static_cast<float>(scale - high), high));
+  }
 
   MLML_INLINE Floats operator()(Ints rank) const {
     const Floats count = ToFloats(rank);
@@ -40,10 +45,10 @@ bool ComputesValue(const Row &row) {
   for (int64_t k = 0; k < count; k += kLanes, ranks += kLanes) {
     T rounded[kLanes];
     Store(rounded, gradient(ranks));
-    const Floats computed = Load(rounded);
-    for (int64_t lane = 0; lane < std::min<int64_t>(kLanes, count - k); ++lane) {
-      if (computed[lane] != row.value[k + lane]) return false;
-    }
+    float computed[kLanes];
+    Store(computed, Load(rounded));
+    const auto lanes = static_cast<size_t>(std::min<int64_t>(kLanes, count - k));
+    if (std::memcmp(computed, &row.value[k], lanes * sizeof(float)) != 0) return false;
   }
   return true;
 }
