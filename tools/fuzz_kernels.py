@@ -114,7 +114,7 @@ def make_scores(rng, rows, classes, dtype):
     elif kind == 8:
         scores = np.exp(rng.choice((4, 20)) * scores)  # outliers
     elif kind == 9:
-        scores = rng.uniform(-largest, largest, (rows, classes))  # sums overflow on the way
+        scores = rng.uniform(-largest / 3, largest / 3, (rows, classes))  # sums overflow on the way
     scores = np.clip(scores, -largest, largest, where=np.isfinite(scores), out=scores.copy()).astype(dtype)
     if rng.integers(6) == 0 and scores.size:
         for _ in range(rng.integers(1, 5)):  # infinities meet
