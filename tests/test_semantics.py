@@ -55,6 +55,15 @@ def test_large_finite_scores_do_not_overflow_on_the_way(mode):
     assert float(run_loss(input, target).asnumpy()) == pytest.approx(6e38 / 4 + 3e38 / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("targets", [4, 40])
+def test_thresholds_far_apart_do_not_overflow_on_the_way(targets):
+    input, target = np.full(2000, -3e38, np.float32), np.full(2000, -1, np.int32)
+    target[:targets] = np.arange(targets)
+    input[1:targets], input[-1] = -1.8e38, -1.79e38  # their distances add up to more than float32 has
+    expected = (1.21e38 + (targets - 1) * 1e36) / 2000
+    assert float(run_loss(input, target).asnumpy()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_gradient_is_the_exact_count_over_c_rounded_once():
     rng = np.random.default_rng(1)
     input, target = random_batch(rng, 3, 1000, 700)
