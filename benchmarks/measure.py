@@ -108,5 +108,6 @@ class Stream:
     def copy(self, array, to):
         """A function that reads ``array`` and writes ``to``."""
         count = array.nbytes // 4
-        pointers = [ctypes.c_void_p(value.ctypes.data) for value in (array, to)]
-        return lambda: self._library.StreamCopy(self._threads, *pointers, ctypes.c_int64(count))
+        return lambda: self._library.StreamCopy(  # which keeps the arrays
+            self._threads, *(ctypes.c_void_p(a.ctypes.data) for a in (array, to)), ctypes.c_int64(count)
+        )

@@ -73,7 +73,7 @@ def geometric_mean(values):
     return float(np.exp(np.mean(np.log(values))))
 
 
-def end_to_end(opponent):
+def end_to_end():
     """Through the public function, results fetched, against PyTorch's, and against what cannot be avoided: a call of a
     bare operator, or a step with one, and streaming the bytes once."""
     stream = Stream(THREADS)
@@ -92,7 +92,7 @@ def end_to_end(opponent):
             "read": stream.read(input),
             "copy": stream.copy(input, np.empty_like(input)),
         }
-        if opponent is not None:
+        if torch is not None:
             functions |= pytorch(input, target)
         # Not in turn: MindSpore and PyTorch each keep threads spinning for a while after their calls.
         times = Medians()
@@ -100,19 +100,19 @@ def end_to_end(opponent):
             times.update(interleaved_medians({key: function}))
         times["forward / (bare forward + read)"] = times["forward"] / (times["bare forward"] + times["read"])
         times["step / (bare step + copy)"] = times["step"] / (times["bare step"] + times["copy"])
-        if opponent is not None:
+        if torch is not None:
             times["forward speed-up"] = times["PyTorch forward"] / times["forward"]
             times["step speed-up"] = times["PyTorch step"] / times["step"]
         rows[name] = times
-    if opponent is not None:
+    if torch is not None:
         for key in ("forward", "step"):
             rows[f"{key} speed-up, geometric mean"] = geometric_mean([rows[name][f"{key} speed-up"] for name in SHAPES])
     return rows
 
 
-def end_to_end_with(*options, **environment):
+def end_to_end_with(**environment):
     """The same in a process of its own, in an environment that chooses the kernel."""
-    return json.loads(run_python("-m", "benchmarks.run", "--end-to-end", *options, **environment).splitlines()[-1])
+    return json.loads(run_python("-m", "benchmarks.run", "--end-to-end", **environment).splitlines()[-1])
 
 
 def pytorch(input, target):
@@ -452,7 +452,6 @@ def main():
     parser.add_argument("--composition", choices=SHAPES, help=argparse.SUPPRESS)  # run in a process of its own
     parser.add_argument("--memory", choices=["labels", "padded"], help=argparse.SUPPRESS)  # likewise
     parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)  # likewise
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.composition:
         measure_composition(arguments.composition)
@@ -461,7 +460,7 @@ def main():
         measure_memory(arguments.memory)
         return
     if arguments.end_to_end:
-        print(json.dumps(as_json(end_to_end(None if arguments.alone else torch))))
+        print(json.dumps(as_json(end_to_end())))
         return
 
     results = {"machine": machine()}
@@ -474,8 +473,6 @@ def main():
     results["end to end"] = {isa: end_to_end_with(MLML_SIMD=isa) for isa in supported_isas()}
     for isa, rows in results["end to end"].items():
         print_table(f"End to end, {isa}, N, C, T as in {SHAPES}", rows)
-    composed = end_to_end_with("--alone", MLML_KERNEL="composed")
-    add("end to end, composed of MindSpore's sort and searchsorted", "The same by the kernel 'composed'", composed)
     for key, options in (("random scores", ()), ("99 % of the margins met", ("--met",))):
         print(f"\nKernels alone, N, C = 64, 205443, {key}")
         results[f"kernels, {key}"] = of_each_isa(*options)
