@@ -29,7 +29,7 @@ constexpr int kFewSegmentLevels = 4, kSegmentLevels = 4;
 constexpr Crossovers kOfLoss = {9, 0, 176}, kOfGradient = {13, 0, 175};
 #else
 constexpr int kFewSegmentLevels = 2, kSegmentLevels = 2;
-constexpr Crossovers kOfLoss = {16, 0, 47}, kOfGradient = {14, 0, 43};
+constexpr Crossovers kOfLoss = {12, 0, 47}, kOfGradient = {14, 0, 43};
 #endif
 
 // The direct method's code for hinges grows with the number of thresholds.
