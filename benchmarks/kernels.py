@@ -95,12 +95,12 @@ def measure(arguments, threads):
     return results
 
 
-def of_each_isa(*arguments):
-    """The results of this program for each instruction set, each in a process of its own."""
+def of_each_isa(isas, *options):
+    """The results of this program for each of the instruction sets, in a process of its own; prints them."""
     results = {}
-    for isa in supported_isas():
-        output = run_python("-m", "benchmarks.kernels", "--isas", isa, "--json", *arguments, MLML_SIMD=isa)
-        print(output.rsplit("\n", 2)[0])
+    for isa in isas:
+        output = run_python("-m", "benchmarks.kernels", "--isas", isa, "--json", *options, MLML_SIMD=isa)
+        print(output.rsplit("\n", 2)[0], flush=True)
         results[isa] = json.loads(output.splitlines()[-1])
     return results
 
@@ -122,12 +122,10 @@ def main():
         if arguments.json:
             print(json.dumps(as_json(results)))
         return
-    for isa in arguments.isas:
-        options = [f"--{name}" for name in ("met",) if getattr(arguments, name)]
-        for name in ("targets", "dtypes", "shape"):
-            options += [f"--{name}", *map(str, getattr(arguments, name))]
-        options += ["--library", arguments.library]
-        print(run_python("-m", "benchmarks.kernels", "--isas", isa, *options, MLML_SIMD=isa), end="", flush=True)
+    options = ["--library", arguments.library, *(["--met"] if arguments.met else [])]
+    for name in ("targets", "dtypes", "shape"):
+        options += [f"--{name}", *map(str, getattr(arguments, name))]
+    of_each_isa(arguments.isas, *options)
 
 
 if __name__ == "__main__":

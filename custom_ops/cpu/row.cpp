@@ -6,6 +6,7 @@
 #include "row_targets.h"   // the targets and their thresholds
 #include "row_sort.h"      // the thresholds, sorted
 #include "row_tile.h"      // the scores, a tile of classes at a time
+#include "row_lines.h"     // sums of hinges as lines
 #include "row_direct.h"    // hinges and ranks of a group of scores, for few thresholds,
 #include "row_segments.h"  // for some,
 #include "row_buckets.h"   // and for many

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "row_lines.h"
+#include "row_sort.h"
 #include "row_tile.h"
 
 namespace mlml {

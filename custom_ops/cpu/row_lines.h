@@ -7,11 +7,9 @@
 // times: so few lines share an anchor, which is a threshold that is not greater than t_1.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
-#include "row_sort.h"
-#include "row_tile.h"
+#include "row_targets.h"
 
 namespace mlml {
 namespace MLML_ISA {
