@@ -10,7 +10,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,9 +26,26 @@ struct AotExtra {
   std::vector<size_t> workspace;
 };
 
+#if defined(_WIN32)
+#define MLML_EXPORT extern "C" __declspec(dllexport)
+#else
 #define MLML_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
 
 namespace mlml {
+
+// For callers that know no C++ exceptions: what the kernel returns, or -1 with what() in `message` if it throws.
+using Kernel = int(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream,
+                   void *extra);
+inline int CallKernel(Kernel *kernel, int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes,
+                      void *stream, char *message, size_t size) {
+  try {
+    return kernel(nparam, params, ndims, shapes, dtypes, stream, nullptr);
+  } catch (const std::exception &error) {
+    std::snprintf(message, size, "%s", error.what());
+    return -1;
+  }
+}
 
 enum class Dtype { kFloat16, kFloat32 };
 

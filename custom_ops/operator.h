@@ -121,7 +121,12 @@ inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0]
   MLML_ENTRY_POINT(NAME##GradMean, Backward, kMean, SameAsInput, NAMES) \
   MLML_ENTRY_POINT(NAME##GradSum, Backward, kSum, SameAsInput, NAMES)
 
-// All symbols that MindSpore looks up, for the end of a library's main file.
-#define MLML_OPERATOR                                      \
-  MLML_ENTRY_POINTS(MultilabelMarginLoss, mlml::kOfTarget) \
-  MLML_ENTRY_POINTS(MultilabelMarginLossFromLabels, mlml::kOfLabels)
+// All symbols that MindSpore looks up, and one that calls them for ctypes, for the end of a library's main file.
+#define MLML_OPERATOR                                                                                          \
+  MLML_ENTRY_POINTS(MultilabelMarginLoss, mlml::kOfTarget)                                                     \
+  MLML_ENTRY_POINTS(MultilabelMarginLossFromLabels, mlml::kOfLabels)                                           \
+  MLML_EXPORT int MultilabelMarginLossCall(mlml::Kernel *kernel, int nparam, void **params, int *ndims,        \
+                                           int64_t **shapes, const char **dtypes, void *stream, char *message, \
+                                           size_t size) {                                                      \
+    return mlml::CallKernel(kernel, nparam, params, ndims, shapes, dtypes, stream, message, size);             \
+  }

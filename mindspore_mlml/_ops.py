@@ -25,7 +25,12 @@ def _set_threads():
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
         return  # the first call of an operator says what is wrong with the library
-    library.MultilabelMarginLossSetThreads(threads or len(os.sched_getaffinity(0)))
+    library.MultilabelMarginLossSetThreads(threads or _processors())
+
+
+def _processors():
+    """How many processors this process may use, as far as the platform says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 _set_threads()
@@ -54,7 +59,8 @@ in_graph = _InGraph()
 
 
 _turn = threading.RLock()
-os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 
 
 class in_turn:  # noqa: N801  (a function for those who call it; automatic mixed precision copies the code of functions)

@@ -33,17 +33,27 @@ extern const RowKernels kFloat16, kFloat32;
 namespace {
 
 #if defined(__x86_64__)
-bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
+// What the processor has, and the operating system lets programs use. Not by __builtin_cpu_supports, which is always
+// false where a library that is linked with a compiler's own runtime did not ask first (zig's).
+struct Features {
+  bool avx2 = false, avx512 = false;
 
-bool HasAvx2() {
-  // Not all compilers know F16C as a feature that __builtin_cpu_supports takes.
-  unsigned eax, ebx, ecx = 0, edx;
-  const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c;
-}
+  Features() {
+    unsigned eax, ebx, ecx, edx;
+    constexpr unsigned kBasic = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kBasic) != kBasic) return;
+    unsigned saved, high;  // the registers that the operating system saves
+    asm("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return;
+    avx2 = (saved & kYmm) == kYmm && (ebx & bit_AVX2) != 0;
+    constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    avx512 = avx2 && (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
+  }
+};
+
+bool HasAvx512() { return Features().avx512; }
+bool HasAvx2() { return Features().avx2; }
 #endif
 
 struct Isa {

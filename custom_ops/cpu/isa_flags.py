@@ -13,7 +13,7 @@ def isa_flags(machine):
     if machine in ("aarch64", "arm64"):
         return {"neon": []}
     flags = {"baseline": []}
-    if machine in ("x86_64", "AMD64"):
+    if machine in ("x86_64", "AMD64", "amd64"):
         flags["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
         flags["avx512"] = [*flags["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
         flags["avx512"] += ["-mprefer-vector-width=512"]

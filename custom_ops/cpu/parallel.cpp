@@ -1,8 +1,5 @@
 #include "parallel.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -12,6 +9,11 @@
 #include <vector>
 
 #include "floating_point.h"
+#include "processors.h"
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 namespace mlml {
 namespace {
@@ -21,16 +23,14 @@ constexpr int kSpins = 2000;
 
 class Pool {
  public:
-  Pool() { sched_getaffinity(0, sizeof(allowed_), &allowed_); }
-
-  void Run(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
+  void Run(int threads, int64_t count, const BodyReference &body) {
     const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
     if (!turn) {  // the helpers work for another thread
       for (int64_t index = 0; index < count; ++index) body(0, index);
       return;
     }
     StartHelpers(threads - 1);
-    KeepHelpersOffThisProcessor();
+    processors_.KeepOffThisOne(helpers_);
     next_ = 0;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -65,25 +65,13 @@ class Pool {
     }
   }
 
-  // Linux wakes a thread on the processor of the one that wakes it, where the two would take turns.
-  void KeepHelpersOffThisProcessor() {
-    const int processor = sched_getcpu();
-    if (processor == kept_off_ && helpers_.size() == helpers_kept_off_) return;
-    cpu_set_t others = allowed_;
-    if (processor >= 0) CPU_CLR(processor, &others);
-    if (CPU_COUNT(&others) == 0) return;
-    for (const pthread_t helper : helpers_) pthread_setaffinity_np(helper, sizeof(others), &others);
-    kept_off_ = processor;
-    helpers_kept_off_ = helpers_.size();
-  }
-
   void Help() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       wake_.wait(lock, [&] { return body_ != nullptr && joined_ < limit_; });
       const int worker = ++joined_;
       ++working_;
-      const std::function<void(int, int64_t)> &body = *body_;
+      const BodyReference &body = *body_;
       const int64_t count = count_;
       lock.unlock();
       InStandardFloatingPoint([&] { Work(worker, count, body); });
@@ -92,19 +80,17 @@ class Pool {
     }
   }
 
-  void Work(int worker, int64_t count, const std::function<void(int, int64_t)> &body) {
+  void Work(int worker, int64_t count, const BodyReference &body) {
     for (int64_t index; (index = next_.fetch_add(1)) < count;) body(worker, index);
   }
 
-  cpu_set_t allowed_;
-  int kept_off_ = -1;
-  size_t helpers_kept_off_ = 0;
-  std::vector<pthread_t> helpers_;
+  Processors processors_;
+  std::vector<std::thread::native_handle_type> helpers_;
   std::mutex turn_;  // held by the thread that the helpers work for
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_, done_;
-  const std::function<void(int, int64_t)> *body_ = nullptr;
+  const BodyReference *body_ = nullptr;
   int64_t count_ = 0;
   int limit_ = 0;    // how many helpers may join
   int joined_ = 0;   // how many did
@@ -118,8 +104,10 @@ class Pool {
 std::atomic<Pool *> pool{nullptr};
 
 Pool &GetPool() {
+#if !defined(_WIN32)
   static const int watch = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
   (void)watch;
+#endif
   Pool *current = pool;
   if (current == nullptr) {
     auto *created = new Pool;
@@ -128,10 +116,6 @@ Pool &GetPool() {
   }
   return *current;
 }
-
-}  // namespace
-
-namespace {
 
 constexpr int kMostThreads = 1024;
 
@@ -148,8 +132,7 @@ long WantedThreads() {
 int DefaultThreads() {
   const long wanted = WantedThreads();
   if (wanted > 0) return static_cast<int>(std::min<long>(wanted, kMostThreads));
-  cpu_set_t allowed;
-  return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  return std::clamp(Processors().Count(), 1, kMostThreads);
 }
 
 std::atomic<int> max_threads{0};  // 0: not known yet
@@ -163,7 +146,7 @@ int MaxThreads() {
 
 void SetMaxThreads(int threads) { max_threads = std::clamp(threads, 0, kMostThreads); }
 
-void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body) {
+void RunParallel(int threads, int64_t count, const BodyReference &body) {
   GetPool().Run(static_cast<int>(std::min<int64_t>(threads, count)), count, body);
 }
 

@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <mutex>
 
 namespace mlml {
@@ -17,9 +16,25 @@ namespace mlml {
 int MaxThreads();
 void SetMaxThreads(int threads);
 
+// A function of a worker and an index that its owner keeps. (Not std::function, for which the C++ library of an older
+// macOS lacks a symbol.)
+class BodyReference {
+ public:
+  template <class Body>
+  explicit BodyReference(const Body &body)
+      : body_(&body), call_([](const void *object, int worker, int64_t index) {
+          (*static_cast<const Body *>(object))(worker, index);
+        }) {}
+  void operator()(int worker, int64_t index) const { call_(body_, worker, index); }
+
+ private:
+  const void *body_;
+  void (*call_)(const void *, int, int64_t);
+};
+
 // Calls body(worker, index) for each index in [0, count) on up to `threads` threads; worker is in [0, threads). The
 // body must not throw.
-void RunParallel(int threads, int64_t count, const std::function<void(int, int64_t)> &body);
+void RunParallel(int threads, int64_t count, const BodyReference &body);
 
 // The same for a body that may throw: the exception of the least index reaches the caller, whatever the number of
 // threads.
@@ -32,7 +47,7 @@ void Parallel(int threads, int64_t count, Body body) {
   std::mutex mutex;
   std::exception_ptr error;
   int64_t error_index = count;
-  RunParallel(threads, count, [&](int worker, int64_t index) {
+  const auto guarded = [&](int worker, int64_t index) {
     try {
       body(worker, index);
     } catch (...) {
@@ -42,7 +57,8 @@ void Parallel(int threads, int64_t count, Body body) {
         error = std::current_exception();
       }
     }
-  });
+  };
+  RunParallel(threads, count, BodyReference(guarded));
   if (error) std::rethrow_exception(error);
 }
 
