@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from mindspore_mlml._backends import LIBRARIES
-from tests.support.builds import ISA_FLAGS, build_catcher
+from tests.support.builds import ISA_FLAGS
 
 # Compiling a graph takes longer than hypothesis expects of an example.
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -54,9 +54,3 @@ def isa(request):
     if request.param not in names().decode().split():
         pytest.skip(f"this processor has no {request.param}")
     return request.param
-
-
-@pytest.fixture(scope="session")
-def catcher(tmp_path_factory):
-    """Turns exceptions of kernels into RuntimeErrors: see aot.Kernel."""
-    return build_catcher(tmp_path_factory.mktemp("native"))

@@ -28,7 +28,7 @@ import numpy as np
 
 from tests.support import sizes
 from tests.support.aot import Kernel
-from tests.support.builds import build_catcher, build_cpu, build_emulated
+from tests.support.builds import build_cpu, build_emulated
 from tests.support.cases import REDUCTIONS
 from tests.support.guards import are_intact, inside, put_guards
 from tests.support.reference import expectation
@@ -161,11 +161,11 @@ class Buffer:
 
 
 class Runner:
-    """Runs cases with a library; ``catcher`` as in aot.Kernel."""
+    """Runs cases with a library."""
 
-    def __init__(self, library, catcher):
+    def __init__(self, library):
         self.kernels = {
-            function + grad + reduction: Kernel(library, f"{function}{grad}{reduction.capitalize()}", catcher)
+            function + grad + reduction: Kernel(library, f"{function}{grad}{reduction.capitalize()}")
             for function in FUNCTIONS
             for grad in ("", "Grad")
             for reduction in REDUCTIONS
@@ -239,7 +239,7 @@ class Runner:
 
 def work(arguments):
     """Runs the cases ``first``, ``first + step``, … up to ``cases``; says which one it is at, as a crash ends it."""
-    runner = Runner(arguments.library, arguments.catcher)
+    runner = Runner(arguments.library)
     if arguments.variants:
         print(json.dumps(runner.variants()))
         return 0
@@ -364,7 +364,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
     parser.add_argument("--cases", type=int, default=20000)
     parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, emulated")
-    for hidden in ("--library", "--catcher", "--replay"):
+    for hidden in ("--library", "--replay"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--variants", action="store_true", help=argparse.SUPPRESS)
     for hidden, default in (("--first", 0), ("--step", 1)):
@@ -378,8 +378,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         build = build_emulated if arguments.cuda else build_cpu
         library = build(folder, f"-O1 -g1 {SANITIZERS}")
-        catcher = build_catcher(folder, SANITIZERS)
-        libraries = ["--library", library, "--catcher", catcher]
+        libraries = ["--library", library]
         status, output, errors = run_worker({}, *libraries, "--variants")
         if status != 0:
             sys.exit(output + errors)

@@ -24,7 +24,6 @@ from pathlib import Path
 from tests.support.builds import (
     EMULATED_ISA_FLAGS,
     ISA_FLAGS,
-    build_catcher,
     build_emulated,
     build_vector_operations,
     can_emulate,
@@ -627,9 +626,9 @@ def first_failure(commands):
     return None, outputs
 
 
-def cpu_failure(library, catcher):
+def cpu_failure(library):
     """What the CPU library fails, or None."""
-    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--catcher", catcher, "--seed", "1"]
+    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--seed", "1"]
     grid = ["-m", "tests.support.kernel_grid", library]
     name, outputs = first_failure(
         [
@@ -642,9 +641,9 @@ def cpu_failure(library, catcher):
     return name or (None if outputs[-1] == outputs[-2] else "same bits for any number of threads")
 
 
-def cuda_failure(library, catcher):
+def cuda_failure(library):
     """What the emulated CUDA library fails, or None."""
-    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--catcher", catcher, "--seed", "1"]
+    fuzz = ["-m", "tools.fuzz_kernels", "--library", library, "--seed", "1"]
     grid = ["-m", "tests.support.kernel_grid", library]
     name, outputs = first_failure(
         [
@@ -675,14 +674,14 @@ def mutate(mutant, to):
     (to / file).write_text(code.replace(text, instead))
 
 
-def failure(file, kernels, folder, originals, catcher):
+def failure(file, kernels, folder, originals):
     """What a copy of custom_ops/ fails, of all that shows a mistake in ``file``, or None."""
     if file in VECTOR_OPERATIONS:
         return vector_operations_failure(folder, VECTOR_OPERATIONS[file], kernels)
     if file.startswith("cuda/"):
-        return cuda_failure(build_emulated(folder, "-O1", kernels), catcher)
+        return cuda_failure(build_emulated(folder, "-O1", kernels))
     link({**originals, **compile_objects(kernels, folder, [BASE])}, folder / "_cpu.so")
-    return cpu_failure(folder / "_cpu.so", catcher)
+    return cpu_failure(folder / "_cpu.so")
 
 
 def isas(library):
@@ -700,7 +699,6 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary, "original")
         base.mkdir()
-        catcher = build_catcher(base)
         originals = compile_objects(ROOT / "custom_ops", base, ISA_FLAGS)
         link(originals, base / "_cpu.so")
         here = [*isas(base / "_cpu.so"), *(EMULATED_ISA_FLAGS if can_emulate() else ())]
@@ -711,7 +709,7 @@ def main():
         # One file for each way of testing.
         files = {VECTOR_OPERATIONS.get(file, file.startswith("cuda/")): file for _, file, _, _ in mutants}
         for file in files.values():
-            reason = failure(file, ROOT / "custom_ops", base, originals, catcher)
+            reason = failure(file, ROOT / "custom_ops", base, originals)
             if reason:
                 sys.exit(f"The kernels fail as they are: {reason}")
 
@@ -721,7 +719,7 @@ def main():
             folder.mkdir()
             mutate(mutant, folder / "custom_ops")
             try:
-                reason = failure(mutant[1], folder / "custom_ops", folder, originals, catcher)
+                reason = failure(mutant[1], folder / "custom_ops", folder, originals)
                 outcome = f"killed by the {reason}" if reason else "SURVIVES"
             except subprocess.CalledProcessError:
                 reason, outcome = None, "DOES NOT COMPILE"

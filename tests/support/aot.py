@@ -13,17 +13,13 @@ def _describe(array):
 
 
 class Kernel:
-    """One symbol of a kernel library; ``prepare`` builds the arguments once, calling the result runs the kernel.
+    """One symbol of a kernel library; ``prepare`` builds the arguments once, calling the result runs the kernel, whose
+    exceptions become RuntimeErrors."""
 
-    An exception of the kernel ends the process, unless ``catcher`` is the library of tests/native/call.cpp: then it
-    becomes a RuntimeError.
-    """
-
-    def __init__(self, library, symbol, catcher=None):
+    def __init__(self, library, symbol):
         self._library = ctypes.CDLL(str(library))
         self._function = getattr(self._library, symbol)
         self._symbol = symbol
-        self._catcher = None if catcher is None else ctypes.CDLL(str(catcher)).CallKernel
 
     def workspace(self):
         """The bytes that the kernel wants to be lent, as it tells MindSpore."""
@@ -58,13 +54,9 @@ class Kernel:
 
     def call(self, *arguments, stream=None):
         """Calls the kernel with raw arguments: nparam, params, ndims, shapes, dtypes."""
-        if self._catcher is None:
-            message = ctypes.create_string_buffer(b"the kernel failed")
-            code = self._function(*arguments, ctypes.c_void_p(stream), None)
-        else:
-            message = ctypes.create_string_buffer(1000)
-            code = self._catcher(self._function, *arguments, message, ctypes.c_size_t(len(message)))
-        if code != 0:
+        message = ctypes.create_string_buffer(1000)
+        call = self._library.MultilabelMarginLossCall
+        if call(self._function, *arguments, ctypes.c_void_p(stream), message, ctypes.c_size_t(len(message))) != 0:
             raise RuntimeError(message.value.decode())
 
 

@@ -34,14 +34,6 @@ def build_cpu(folder, flags):
     return Path(folder, "lib", "mindspore_mlml", "_cpu.so")
 
 
-def build_catcher(folder, flags=""):
-    """Builds what turns exceptions into messages, for aot.Kernel; returns its path."""
-    catcher = Path(folder, "call.so")
-    command = ["g++", "-O2", *flags.split(), "-shared", "-fPIC", "-o", catcher, NATIVE / "call.cpp"]
-    subprocess.run(command, check=True)
-    return catcher
-
-
 def build_emulated(folder, flags="-O2", kernels=KERNELS):
     """Builds the source of the CUDA kernels, as it is, for an emulation on the CPU; returns the library's path."""
     library = Path(folder, "_cuda.so")
