@@ -34,13 +34,22 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-m
 AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
+METHOD = "cpu/row_method.h"
 DIRECT, SEGMENTS, BUCKETS = "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
 LOSS, GRADIENT = "cpu/row_loss.h", "cpu/row_gradient.h"
 SIMD, AVX512, AVX2, NEON = "cpu/simd.h", "cpu/simd_avx512.h", "cpu/simd_avx2.h", "cpu/simd_neon.h"
 GENERIC, PLAIN = "cpu/simd_generic.h", "cpu/simd_plain.h"
 # What every processor has; and the instruction set that shows a mutant of the vector operations.
 BASE = next(iter(ISA_FLAGS))
-VECTOR_OPERATIONS = {SIMD: BASE, AVX512: "avx512", AVX2: "avx2", NEON: "neon", GENERIC: "baseline", PLAIN: "baseline"}
+VECTOR_OPERATIONS = {
+    SIMD: BASE,
+    SORT: BASE,
+    AVX512: "avx512",
+    AVX2: "avx2",
+    NEON: "neon",
+    GENERIC: "baseline",
+    PLAIN: "baseline",
+}
 CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
 CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
 CASES, CUDA_CASES = 4000, 600
@@ -65,20 +74,19 @@ MUTANTS = [
     ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
     ("the threshold's margin is 0", DEFINITION, "-(1.0f - p)", "-(0.0f - p)"),
     ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "(p - 1.0f) * 1.0000001f"),
-    (
-        "equal thresholds do not share a rank",
-        SORT,
-        "rank = CountGreater(rank, mine, Fill(thresholds[i]));",
-        "rank += 1 + (Fill(thresholds[i]) > mine);",
-    ),
-    ("equal thresholds leave gaps", SORT, "sorted[j] = std::max(sorted[j], sorted[j - 1])", "sorted[j] = sorted[j]"),
-    ("negative keys are not turned round", SORT, "? ~bits : bits | 0x80000000u", "? bits : bits | 0x80000000u"),
-    (
-        "the highest byte is not sorted by",
-        SORT,
-        "for (const SortEntry &entry : entries) moved",
-        "if (byte < 3) for (const SortEntry &entry : entries) moved",
-    ),
+    ("lanes are not mirrored", SORT, "CompareLanes<kBlock - 1>(value)", "CompareLanes<kBlock / 2>(value)"),
+    ("lanes are merged from half the distance", SORT, "MergeLanes<kBlock / 4>", "MergeLanes<kBlock / 8>"),
+    ("the lower lane takes the greater", SORT, "upper ? Max(value, other) : Min", "upper ? Min(value, other) : Max"),
+    ("vectors are not mirrored", SORT, "&vectors[v ^ (kBlock - 1)]", "&vectors[v ^ (kBlock / 2)]"),
+    ("vectors are merged from half the distance", SORT, "MergeVectors<kBlock / 4>", "MergeVectors<kBlock / 8>"),
+    ("blocks are not mirrored", SORT, "compare(begin + i, last - i,", "compare(begin + i, begin + block / 2 + i,"),
+    ("blocks are merged from half the distance", SORT, "int64_t stride = block / 4;", "int64_t stride = block / 8;"),
+    ("the last merge in registers is left out", SORT, "{ MergeVectors<kNumber / 2>(vectors); }", "{}"),
+    ("negative keys are not turned round", SORT, "? ~key : key | kSign", "? key : key | kSign"),
+    ("negative keys are not turned back", SORT, "? key & ~kSign : ~key", "? key & ~kSign : key"),
+    ("the highest digit is not sorted by", SORT, "kDigits = 3, kBits", "kDigits = 2, kBits"),
+    ("equal thresholds count one by one", SORT, "(threshold != previous)", "(threshold == threshold)"),
+    ("the first threshold is not its own rank", SORT, "float previous = NAN;", "float previous = sorted[0];"),
     ("targets are not taken out", TILE, "scores[row.targets[row.by_tile[j]] - begin] = row.absent;", ";"),
     (
         "the padding counts",
@@ -114,14 +122,14 @@ MUTANTS = [
     (
         "a target's gradient has the wrong sign",
         GRADIENT,
-        "total[row.targets[*j] % kTile] -= active[*j];",
-        "total[row.targets[*j] % kTile] += active[*j];",
+        "total[target % kTile] -= active[*j];",
+        "total[target % kTile] += active[*j];",
     ),
     (
         "a repeated class counts once",
         GRADIENT,
-        "total[row.targets[*j] % kTile] -= active[*j];",
-        "total[row.targets[*j] % kTile] = -active[*j];",
+        "total[target % kTile] -= active[*j];",
+        "total[target % kTile] = -active[*j];",
     ),
     ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kTile] = 0;", ";"),
     ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
@@ -288,13 +296,15 @@ MUTANTS = [
         "row, 0, &sifted,",
     ),
     ("sifted scores lie in the first piece", GRADIENT, "output[piece * kPiece + places[c]]", "output[places[c]]"),
+    ("merged thresholds count once", SORT, "static_cast<int32_t>(place + 1)", "static_cast<int32_t>(different)"),
     (
-        "merged thresholds count once",
-        SORT,
-        "thresholds_below[++last] = static_cast<int32_t>(place);",
-        "thresholds_below[last + 1] = last + 1, ++last;",
+        "the thresholds have no ranks",
+        METHOD,
+        "Store(&row->ranks[j + v * kLanes], ranks[v]);",
+        "Store(&row->ranks[j], ranks[v]);",
     ),
-    ("ranks are not merged", SORT, "rank = merged[rank];", "(void)rank;"),
+    ("many labels are taken for classes", TARGETS, "(vector < 0) | (vector > last)", "(vector < 0)"),
+    ("many labels are not ended", TARGETS, "(vector < 0) | (vector > last)", "(vector > last)"),
     (
         "the sum of the thresholds counts equal ones once",
         BUCKETS,

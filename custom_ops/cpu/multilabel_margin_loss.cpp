@@ -74,7 +74,7 @@ void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
              [&](int, int64_t index) { kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]); });
     for (const Row &row : rows) {
       std::vector<char> has_nan(threads, false);
-      for (Counts &of_worker : counts) kernels.start_counts(row, &of_worker);
+      for (Counts &of_worker : counts) kernels.start_counts(batch, row, &of_worker);
       Parallel(threads, pieces, [&](int worker, int64_t piece) {
         if (kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) has_nan[worker] = true;
       });
@@ -89,7 +89,7 @@ void Gradient(const Batch &batch, Scale scale_of, void *gradient) {
     Parallel(threads, batch.rows, [&](int worker, int64_t index) {
       Row &row = workspaces[worker];
       kernels.prepare_gradient(batch, index, scale_of(index), &row);
-      kernels.start_counts(row, &counts[worker]);
+      kernels.start_counts(batch, row, &counts[worker]);
       bool has_nan = false;
       for (int64_t piece = 0; piece < pieces; ++piece) {
         if (kernels.gradient_piece(batch, row, piece, &counts[worker], gradient)) has_nan = true;

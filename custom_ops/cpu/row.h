@@ -34,11 +34,6 @@ class Aligned {
   std::vector<Line> lines_;
 };
 
-struct SortEntry {
-  uint32_t key;  // ordered as the thresholds are
-  int32_t j;
-};
-
 // How the hinges and the ranks of the scores are found.
 enum class Method { kDirect, kSegments, kBuckets };
 
@@ -72,7 +67,7 @@ struct Row {
   Method method = Method::kDirect;
   Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
   int64_t sorted_count = 0;               // without the padding
-  std::vector<int32_t> ranks;             // of each threshold: how many are less
+  std::vector<int32_t> ranks;             // of each threshold, as of a score, padded
   Aligned<float> lines;                   // through anchors: row_direct.h, row_segments.h
   int levels = 0;                         // of the tree that finds a score's segment
   int64_t depth = 1;                      // how many of the sorted thresholds a segment has
@@ -86,8 +81,7 @@ struct Row {
   std::vector<Bucket> bucket;             // all of them
   std::vector<Line> line_of;              // each rank
   std::vector<int32_t> thresholds_below;  // for each rank among different thresholds: how many it makes with all
-  std::vector<int32_t> merged;            // the place of each sorted threshold once equal ones are merged
-  std::vector<SortEntry> entries, moved;  // scratch for sorting
+  std::vector<uint32_t> keys, moved;      // scratch for sorting
   std::vector<float> value;               // [k], the gradient of a class that is active with k targets
   bool computes_value = false;            // whether arithmetic in float32 gives just these
 };
@@ -111,7 +105,7 @@ struct RowKernels {
   // The same for the gradient, whose active pairs weigh `scale`.
   void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
   // Makes room for the row's counts, and sets them to 0.
-  void (*start_counts)(const Row &row, Counts *counts);
+  void (*start_counts)(const Batch &batch, const Row &row, Counts *counts);
   // Writes the gradient of one piece's classes, 0 for targets, and counts. Returns whether a score is NaN.
   bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);
   // Writes the gradient of the targets, or of the whole row if it has a NaN.

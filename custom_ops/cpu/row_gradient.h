@@ -58,7 +58,7 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
   if (!PrepareTargets<T>(batch, index, row)) return;
   row->scale = scale;
   const auto count = static_cast<int64_t>(row->targets.size());
-  PrepareRanks(row);
+  PrepareRanks(batch.classes, row);
   const bool merged = row->method == Method::kBuckets;
   const int64_t ranks = (merged ? row->sorted_count : count) + 1;
   row->value.resize((ranks + kLanes - 1) / kLanes * kLanes);
@@ -74,11 +74,12 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
 
 constexpr int kLog2Lanes = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
 
-void StartCounts(const Row &row, Counts *counts) {
+void StartCounts(const Batch &batch, const Row &row, Counts *counts) {
   // Counting apart per lane keeps increments of the same counter from waiting for each other. With many ranks they are
-  // rarely the same, and the cache matters more.
-  const size_t ranks = row.targets.size() + 1;
-  counts->log2_ways = row.method == Method::kDirect ? kLog2Lanes : ranks <= 1024 ? 3 : 0;
+  // rarely the same, and the cache matters more; with few classes, making room does.
+  const auto ranks = static_cast<int64_t>(row.targets.size()) + 1;
+  const bool apart = ranks <= 1024 && ranks * 8 <= batch.classes;
+  counts->log2_ways = row.method == Method::kDirect ? kLog2Lanes : apart ? 3 : 0;
   counts->counts.assign(ranks << counts->log2_ways, 0);
 }
 
@@ -210,10 +211,10 @@ void FinishGradient(const Batch &batch, const Row &row, bool has_nan, const Coun
   for (int64_t tile = 0; tile < Tiles(batch.classes); ++tile) {
     const int64_t *begin = row.by_tile.data() + TileBegin(row, tile);
     const int64_t *end = row.by_tile.data() + row.tile_ends[tile];
-    for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kTile] -= active[*j];
     for (const int64_t *j = begin; j < end; ++j) {
       const int32_t target = row.targets[*j];
-      output[target] = FromDouble<T>(static_cast<double>(total[target % kTile]) * row.scale);
+      const int64_t sum = total[target % kTile] -= active[*j];  // whole when the last of its targets is taken
+      output[target] = FromDouble<T>(static_cast<double>(sum) * row.scale);
     }
     for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kTile] = 0;
   }

@@ -18,7 +18,7 @@ void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
   if (!PrepareTargets<T>(batch, index, row)) return;
   const auto count = static_cast<int64_t>(row->targets.size());
   if (HasFewPairs(count, batch.classes)) return;
-  PrepareHinges(row);
+  PrepareHinges(batch.classes, row);
 }
 
 // Each term of the loss is rounded to float32, as documented, and added in double.

@@ -34,7 +34,10 @@ int64_t PieceEnd(int64_t classes, int64_t piece) { return std::min((piece + 1) *
 
 void ReadTargets(const Batch &batch, int64_t index, Row *row) {
   const int32_t *labels = batch.target + index * batch.num_labels;
+  const auto last = static_cast<int32_t>(std::min<int64_t>(batch.classes, std::numeric_limits<int32_t>::max()) - 1);
+  const auto all_classes = [=](Ints vector) { return !AnyNegative((vector < 0) | (vector > last)); };
   int64_t count = 0;
+  while (count + kLanes <= batch.num_labels && all_classes(Load(labels + count))) count += kLanes;
   for (; count < batch.num_labels && labels[count] >= 0; ++count) {
     if (labels[count] >= batch.classes) FailTarget(batch, index, count, labels[count]);
   }
@@ -59,17 +62,23 @@ void GroupByTile(int64_t classes, Row *row) {
 
 template <class T>
 void ComputeThresholds(const T *input, Row *row) {
+  constexpr int64_t kPadding = 8 * kLanes;  // a whole number of groups
   const auto count = static_cast<int64_t>(row->targets.size());
-  row->thresholds.resize((count + kLanes - 1) / kLanes * kLanes);
+  row->thresholds.resize((count + kPadding - 1) / kPadding * kPadding);
   Floats least = Fill(kInfinity), check = {};
-  for (int64_t j = 0; j < count; j += kLanes) {
-    T scores[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) scores[i] = input[row->targets[std::min(j + i, count - 1)]];
-    const Floats score = Load(scores), threshold = Threshold(score);
-    const Floats sortable = threshold == threshold ? threshold : Fill(kInfinity);  // as SortableThreshold
-    Store(&row->thresholds[j], sortable);
-    least = Min(least, sortable);
-    check += score * 0.0f;
+  for (int64_t begin = 0; begin < count; begin += kPadding) {
+    // Of many scores at a time: a vector of those that were just stored one by one would have to wait for them.
+    T scores[kPadding];
+    const int64_t number = std::min(kPadding, count - begin);
+    for (int64_t i = 0; i < number; ++i) scores[i] = input[row->targets[begin + i]];
+    for (int64_t i = number; i % kLanes != 0; ++i) scores[i] = scores[0];
+    for (int64_t i = 0; i < number; i += kLanes) {
+      const Floats score = Load(scores + i), threshold = Threshold(score);
+      const Floats sortable = threshold == threshold ? threshold : Fill(kInfinity);  // as SortableThreshold
+      Store(&row->thresholds[begin + i], sortable);
+      least = Min(least, sortable);
+      check += score * 0.0f;
+    }
   }
   std::fill(row->thresholds.begin() + count, row->thresholds.end(), kInfinity);
   row->least = kInfinity;

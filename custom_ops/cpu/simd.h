@@ -68,6 +68,10 @@ Ints AddIfGreater(Ints value, int add, Floats a, Floats b);
 Ints CountGreater(Ints count, Floats a, Floats b);  // count + 1 there
 bool AnyNegative(Ints value);
 
+// Lane i of the result is lane i ^ kMask; the mask is a power of two, or one less.
+template <int kMask>
+Floats Exchange(Floats value);
+
 // A set of lanes, of a type Lanes, has these: NotAtMost(a, b) are those where a <= b does not hold, Count(lanes) says
 // how many they are, and Compress(lanes, from, to) stores their values one after the other, and kLanes values in all.
 

@@ -28,6 +28,13 @@ inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps
 
 inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast<__m256>(value)) != 0; }
 
+template <int kMask>
+inline Floats Exchange(Floats value) {
+  constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};  // lanes 3 to 0 of each four, two bits for each
+  const Floats halves = kMask < 4 ? value : Floats(_mm256_permute2f128_ps(value, value, 1));
+  return _mm256_permute_ps(halves, kOfFour[kMask % 4]);
+}
+
 using Lanes = int;  // a bit for each
 inline Lanes NotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)); }
 inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }

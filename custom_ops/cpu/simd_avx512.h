@@ -37,6 +37,13 @@ inline Ints CountGreater(Ints count, Floats a, Floats b) { return AddIfGreater(c
 
 inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(value)) != 0; }
 
+template <int kMask>
+inline Floats Exchange(Floats value) {
+  constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};  // of numbers 3 to 0, two bits for each
+  const Floats fours = _mm512_shuffle_f32x4(value, value, kOfFour[kMask / 4]);
+  return _mm512_permute_ps(fours, kOfFour[kMask % 4]);
+}
+
 using Lanes = __mmask16;
 inline Lanes NotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
 inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }

@@ -36,6 +36,11 @@ inline bool AnyNegative(Ints value) {
   return ((halves[0] | halves[1]) & 0x8000000080000000u) != 0;
 }
 
+template <int kMask>
+inline Floats Exchange(Floats value) {
+  return Floats{value[kMask], value[1 ^ kMask], value[2 ^ kMask], value[3 ^ kMask]};
+}
+
 using Lanes = Ints;  // -1 for those in it, 0 for the others
 inline Lanes NotAtMost(Floats a, Floats b) { return ~(a <= b); }
 inline int Count(Lanes lanes) { return -(lanes[0] + lanes[1] + lanes[2] + lanes[3]); }

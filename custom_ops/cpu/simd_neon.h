@@ -30,6 +30,12 @@ inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
 
 inline bool AnyNegative(Ints value) { return vminvq_s32(value) < 0; }
 
+template <int kMask>
+inline Floats Exchange(Floats value) {
+  const Floats pairs = (kMask & 1) != 0 ? vrev64q_f32(value) : value;
+  return (kMask & 2) != 0 ? vextq_f32(pairs, pairs, 2) : pairs;
+}
+
 using Lanes = uint32_t;  // a bit for each
 inline Lanes NotAtMost(Floats a, Floats b) {
   const uint32x4_t bits = {1, 2, 4, 8};

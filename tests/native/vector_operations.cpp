@@ -1,22 +1,22 @@
-// Compares the vector operations of custom_ops/cpu/simd.h with plain loops over their lanes, for the instruction set
-// that it is compiled for: see builds.py.
+// Compares the vector operations of custom_ops/cpu/simd.h with plain loops over their lanes, and the sort that is made
+// of them with the standard library's, for the instruction set that it is compiled for: see builds.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <vector>
 
-#include "cpu/simd.h"
+#include "cpu/row_sort.h"
 
 namespace {
 
 using namespace mlml;
 using namespace mlml::MLML_ISA;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
@@ -161,6 +161,46 @@ void CheckComparisons() {
   Require(Count(not_at_most) == count, "NotAtMost, Count");
 }
 
+template <int kMask>
+void CheckExchange() {
+  const Numbers lanes = AnyNumbers();
+  const Floats exchanged = Exchange<kMask>(lanes.Vector());
+  for (int i = 0; i < kLanes; ++i) Require(SameBits(exchanged[i], lanes.values[i ^ kMask]), "Exchange");
+  if constexpr (kMask > 1) CheckExchange<kMask / 2>();
+}
+
+// Every number up to where registers are left, and numbers around the powers of two and around the radix sort's first.
+void CheckSort() {
+  std::vector<int64_t> counts(10 * kLanes);
+  std::iota(counts.begin(), counts.end(), 1);
+  for (int64_t power = 16 * kLanes; power <= 2 * kMostInNetwork; power *= 2) {
+    for (int64_t step : {-1, 0, 1, 5}) counts.push_back(power + step);
+  }
+  Row row;
+  for (const int64_t count : counts) {
+    row.targets.resize(count);
+    row.thresholds.resize(count);
+    for (float &value : row.thresholds) {
+      value = generator() % 4 != 0 ? std::ldexp(static_cast<float>(generator()), -31) - 1.0f : AnyFloat();
+      if (std::isnan(value)) value = kInfinity;
+    }
+    Sort(&row);
+    std::vector<float> expected = row.thresholds;
+    std::sort(expected.begin(), expected.end());
+    const bool right = std::equal(expected.begin(), expected.end(), row.sorted.data());
+    Require(right && row.sorted.data()[count] == kInfinity, "Sort");
+    MergeEqual(&row);
+    expected.erase(std::unique(expected.begin(), expected.end()), expected.end());
+    Require(row.sorted_count == static_cast<int64_t>(expected.size()), "MergeEqual: how many differ");
+    for (int64_t i = 0; i < row.sorted_count; ++i) {
+      const auto below = std::count_if(row.thresholds.begin(), row.thresholds.end(),
+                                       [&](float threshold) { return threshold < expected[i]; });
+      Require(row.sorted.data()[i] == expected[i] && row.thresholds_below[i] == below, "MergeEqual");
+    }
+    Require(row.thresholds_below[row.sorted_count] == count, "MergeEqual: all");
+  }
+}
+
 // One lane decides.
 void CheckAnyNegative() {
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -265,7 +305,10 @@ int main() {
     CheckConversions();
     CheckMultiplyAdd();
     CheckAnyNegative();
+    CheckExchange<kLanes / 2>();
+    CheckExchange<kLanes - 1>();
   }
+  CheckSort();
   CheckDoubleSum();
   std::printf("%lld checks, %lld wrong\n", static_cast<long long>(checks), static_cast<long long>(mistakes));
   return mistakes == 0 ? 0 : 1;

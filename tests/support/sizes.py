@@ -22,7 +22,8 @@ def values_of(*names):
 def crossovers():
     """The numbers of targets up to which a method of the CPU kernels serves, on one instruction set or another."""
     method = (KERNELS / "cpu" / "row_method.h").read_text()
-    found = [int(number) for table in re.findall(r"kOf\w+ = \{([\d, ]+)\}", method) for number in table.split(",")]
+    tables = re.findall(r"kOf\w+ = \{(\d+), (\d+), (\d+), \d+\}", method)
+    found = [int(number) for table in tables for number in table]
     assert found, "row_method.h has no crossovers"
     return set(found) - {0}
 
@@ -35,10 +36,10 @@ def around(sizes):
 _LANES = values_of("kLanes")
 # Of classes: vectors, groups of vectors, tiles; of a few labels each, 1024 classes are also where there are few pairs.
 CLASSES = sorted(around(_LANES) | around({4 * lanes for lanes in _LANES}) | around(values_of("kTile", "kShortRow")))
-# Of targets: none, vectors, the ways to sort, to search and to count.
+# Of targets: none, vectors, what is sorted in registers, the ways to search and to count.
 TARGETS = sorted(
     {0, 1, 2}
-    | around(_LANES | values_of("kFewToSort", "kFewThreads", "kThreads"))
+    | around(_LANES | {8 * lanes for lanes in _LANES} | values_of("kFewThreads", "kThreads"))
     | crossovers()
     | {n + 1 for n in crossovers()}
 )
