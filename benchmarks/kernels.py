@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Stream, as_json, interleaved_medians
+from benchmarks.measure import Limits, as_json, interleaved_medians
 from tests.support.aot import Kernel
 from tests.support.processes import run_python
 
@@ -58,14 +58,14 @@ def against_stream(scores, target, library, threads):
     """The times of the kernels in use and of streaming their bytes, and their ratios."""
     dtype = scores.dtype
     gradient, one = np.zeros_like(scores), np.ones((), dtype)
-    stream = Stream(threads)
+    limits = Limits(threads)
     forward, backward = (Kernel(library, f"MultilabelMarginLoss{direction}Mean") for direction in ("", "Grad"))
     times = interleaved_medians(
         {
             "forward": forward.prepare(scores, target, np.empty((), dtype)),
-            "read": stream.read(scores),
+            "read": limits.read(scores),
             "backward": backward.prepare(scores, target, one, gradient),
-            "copy": stream.copy(scores, gradient),
+            "copy": limits.copy(scores, gradient),
         },
         1.0,
         3,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.builds import KERNELS
+
 # Shapes (N, C, T) of public extreme-classification data sets, T being the usual number of labels of a sample.
 SHAPES = {
     "EURLex-4K": (64, 3993, 5),
@@ -86,28 +88,28 @@ def extra_memory(function):
     return memory("VmHWM") - before
 
 
-class Stream:
-    """The streaming limit of this machine, as stream.cpp measures it."""
+class Limits:
+    """What no kernel can go below on this machine, as limits.cpp measures it."""
 
     def __init__(self, threads):
         self._threads = threads
         self._folder = tempfile.TemporaryDirectory()
-        library = Path(self._folder.name, "stream.so")
-        source = Path(__file__).with_name("stream.cpp")
-        flags = ["-O3", "-march=native", "-pthread", "-shared", "-fPIC"]
-        subprocess.run(["g++", *flags, "-o", library, source], check=True)
-        self._library = ctypes.CDLL(str(library))
+        self.library = Path(self._folder.name, "limits.so")
+        sources = [Path(__file__).with_name("limits.cpp"), KERNELS / "cpu" / "parallel.cpp"]
+        flags = ["-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC"]
+        subprocess.run(["g++", *flags, "-o", self.library, *sources], check=True)
+        self._functions = ctypes.CDLL(str(self.library))
 
     def read(self, array):
         """A function that reads ``array``."""
         count = array.nbytes // 4
-        return lambda: self._library.StreamRead(
+        return lambda: self._functions.StreamRead(
             self._threads, ctypes.c_void_p(array.ctypes.data), ctypes.c_int64(count)
         )
 
     def copy(self, array, to):
         """A function that reads ``array`` and writes ``to``."""
         count = array.nbytes // 4
-        return lambda: self._library.StreamCopy(  # which keeps the arrays
+        return lambda: self._functions.StreamCopy(  # which keeps the arrays
             self._threads, *(ctypes.c_void_p(a.ctypes.data) for a in (array, to)), ctypes.c_int64(count)
         )

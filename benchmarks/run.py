@@ -15,10 +15,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from tests.support.aot import Kernel
+from tests.support.builds import ISA_FLAGS, KERNELS
 from tests.support.processes import run_python
 
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))))
@@ -27,19 +29,19 @@ import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
+from mindspore.ops import CustomRegOp, DataType  # noqa: E402
 
 from benchmarks.kernels import of_each_isa, supported_isas  # noqa: E402
 from benchmarks.measure import (  # noqa: E402
     SHAPES,
+    Limits,
     Medians,
-    Stream,
     as_json,
     batch,
     extra_memory,
     interleaved_medians,
 )
 from mindspore_mlml import (  # noqa: E402
-    _ops,
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
     targets_from_lists,
@@ -53,7 +55,6 @@ except ImportError:
 
 FORWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossMean")
 BACKWARD = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradMean")
-BARE = _ops.losses["cpu"]["multilabel_margin_loss"]["mean"]
 
 
 def kernels(input, target):
@@ -63,9 +64,28 @@ def kernels(input, target):
     return forward, BACKWARD.prepare(input, target, np.ones((), dtype), np.empty_like(input))
 
 
-def bare(x, y):
-    """The operator alone, without the function around it."""
-    return BARE(x, y)
+def bare_loss(limits):
+    """A function as the loss is, whose kernels do nothing."""
+
+    def operator(function, inputs, shape, bprop=None):
+        info = CustomRegOp()
+        for index, name in enumerate(inputs):
+            info = info.input(index, name)
+        info = info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target("CPU")
+        name = f"{limits.library}:{function}"
+        return ops.Custom(name, shape, lambda x, *_: x, "aot", bprop=bprop, reg_info=info.get_op_info())
+
+    gradient = operator("DoNothingGrad", ("x", "y", "dout"), lambda x, *_: x)
+
+    def bprop(x, y, output, dout):
+        return gradient(x, y, dout), ops.zeros_like(y)
+
+    loss = operator("DoNothing", ("x", "y"), lambda *_: (), bprop)
+
+    def bare(x, y):
+        return loss(x, y)
+
+    return bare
 
 
 def geometric_mean(values):
@@ -73,23 +93,22 @@ def geometric_mean(values):
 
 
 def end_to_end():
-    """Through the public function, results fetched, against PyTorch's, and against what cannot be avoided: a call of a
-    bare operator, or a step with one, and streaming the bytes once."""
-    stream = Stream(THREADS)
+    """Through the public function, results fetched, against PyTorch's, and against what cannot be avoided: the same
+    with kernels that do nothing, and streaming the bytes once."""
+    limits = Limits(THREADS)
     rows = {}
-    x, y = (Tensor(array) for array in batch(8, 10, 3))
-    bare_step = ms.jit(ms.value_and_grad(bare))
+    bare = bare_loss(limits)
     for name, (n, c, t) in SHAPES.items():
         input, target = batch(n, c, t)
         x_, y_ = Tensor(input), Tensor(target)
-        step = ms.jit(ms.value_and_grad(multilabel_margin_loss))
+        step, bare_step = (ms.jit(ms.value_and_grad(loss)) for loss in (multilabel_margin_loss, bare))
         functions = {
             "forward": lambda x=x_, y=y_: multilabel_margin_loss(x, y).asnumpy(),
             "step": lambda x=x_, y=y_, step=step: [result.asnumpy() for result in step(x, y)],
-            "bare forward": lambda: bare(x, y).asnumpy(),
-            "bare step": lambda: [result.asnumpy() for result in bare_step(x, y)],
-            "read": stream.read(input),
-            "copy": stream.copy(input, np.empty_like(input)),
+            "bare forward": lambda x=x_, y=y_: bare(x, y).asnumpy(),
+            "bare step": lambda x=x_, y=y_, step=bare_step: [result.asnumpy() for result in step(x, y)],
+            "read": limits.read(input),
+            "copy": limits.copy(input, np.empty_like(input)),
         }
         if torch is not None:
             functions |= pytorch(input, target)
@@ -181,22 +200,23 @@ def measure_composition(name):
 
 
 def share_of_preparing():
-    """What share of the kernels' time does not depend on the scores: the time of a row of C classes, and of one of the
-    same targets among 4 C classes, say how much a class takes."""
+    """What share of a row's time goes into reading its labels, sorting and making tables: see preparing.cpp."""
     rows = {}
-    for n, c, t in ((256, 983, 19), (64, 1000, 500)):
-        input, target = batch(n, c, t)
-        wide = np.concatenate([input, *batch(n, 3 * c, 1)[:1]], axis=1)
-        labels = np.ascontiguousarray(target[:, :t])
-        short, long = kernels(input, labels), kernels(wide, labels)
-        functions = {"forward": short[0], "forward, 4 C": long[0], "backward": short[1], "backward, 4 C": long[1]}
-        set_threads(1)
-        times = interleaved_medians(functions, 2.0)
-        set_threads(THREADS)
-        for key in ("forward", "backward"):
-            of_classes = (times[f"{key}, 4 C"] - times[key]) / 3
-            times[f"share of preparing / {key}"] = 1 - of_classes / times[key]
-        rows[f"{n}, {c}, {t}"] = times
+    with tempfile.TemporaryDirectory() as folder:
+        for isa in supported_isas():
+            program = Path(folder, isa)
+            sources = [Path(__file__).with_name("preparing.cpp"), KERNELS / "cpu" / "row.cpp"]
+            flags = ["-std=c++17", "-O3", "-Wno-uninitialized", f"-DMLML_ISA={isa}", *ISA_FLAGS[isa]]
+            subprocess.run(["g++", *flags, "-o", program, *sources], check=True)
+            for shape in ("EURLex-4K", "Delicious", "dense"):
+                output = subprocess.run([program, *map(str, SHAPES[shape])], capture_output=True, text=True, check=True)
+                prepared_loss, loss, prepared_gradient, gradient = map(float, output.stdout.split())
+                rows[f"{isa}, {shape}"] = {
+                    "forward": loss,
+                    "backward": gradient,
+                    "share of preparing / forward": prepared_loss / loss,
+                    "share of preparing / backward": prepared_gradient / gradient,
+                }
     return rows
 
 
@@ -218,7 +238,8 @@ def small_calls():
     """The cost of a call, next to a bare operator and to a built-in one."""
     input, target = batch(8, 10, 3)
     x, y = Tensor(input), Tensor(target)
-    step, bare_step = (ms.jit(ms.value_and_grad(f)) for f in (multilabel_margin_loss, bare))
+    bare = bare_loss(Limits(THREADS))
+    step, bare_step = (ms.jit(ms.value_and_grad(loss)) for loss in (multilabel_margin_loss, bare))
     labels = Tensor(np.zeros(8, np.int64))
     times = interleaved_medians(
         {
