@@ -42,7 +42,7 @@ inline int CallKernel(Kernel *kernel, int nparam, void **params, int *ndims, int
   try {
     return kernel(nparam, params, ndims, shapes, dtypes, stream, nullptr);
   } catch (const std::exception &error) {
-    std::snprintf(message, size, "%s", error.what());
+    (void)std::snprintf(message, size, "%s", error.what());
     return -1;
   }
 }

@@ -2,6 +2,7 @@
 // names.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 #include <cstdlib>
@@ -36,24 +37,26 @@ namespace {
 // What the processor has, and the operating system lets programs use. Not by __builtin_cpu_supports, which is always
 // false where a library that is linked with a compiler's own runtime did not ask first (zig's).
 struct Features {
-  bool avx2 = false, avx512 = false;
-
-  Features() {
-    unsigned eax, ebx, ecx, edx;
-    constexpr unsigned kBasic = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
-    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kBasic) != kBasic) return;
-    unsigned saved, high;  // the registers that the operating system saves
-    asm("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-    constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
-    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return;
-    avx2 = (saved & kYmm) == kYmm && (ebx & bit_AVX2) != 0;
-    constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    avx512 = avx2 && (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
-  }
+  bool avx2, avx512;
 };
 
-bool HasAvx512() { return Features().avx512; }
-bool HasAvx2() { return Features().avx2; }
+// The registers that the operating system saves, a bit for each kind.
+__attribute__((target("xsave"))) uint64_t SavedRegisters() { return _xgetbv(0); }
+
+Features FindFeatures() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kBasic = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kBasic) != kBasic) return {false, false};
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return {false, false};
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;
+  constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  const uint64_t saved = SavedRegisters();
+  const bool avx2 = (saved & kYmm) == kYmm && (ebx & bit_AVX2) != 0;
+  return {avx2, avx2 && (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512};
+}
+
+bool HasAvx512() { return FindFeatures().avx512; }
+bool HasAvx2() { return FindFeatures().avx2; }
 #endif
 
 struct Isa {

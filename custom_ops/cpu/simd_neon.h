@@ -32,8 +32,9 @@ inline bool AnyNegative(Ints value) { return vminvq_s32(value) < 0; }
 
 template <int kMask>
 inline Floats Exchange(Floats value) {
-  const Floats pairs = (kMask & 1) != 0 ? vrev64q_f32(value) : value;
-  return (kMask & 2) != 0 ? vextq_f32(pairs, pairs, 2) : pairs;
+  if constexpr ((kMask & 1) != 0) value = vrev64q_f32(value);
+  if constexpr ((kMask & 2) != 0) value = vextq_f32(value, value, 2);
+  return value;
 }
 
 using Lanes = uint32_t;  // a bit for each
