@@ -17,27 +17,46 @@ TARGETS = {
     "cpu": ("CPU",),
     "cuda": ("GPU",),
     "hybrid": ("GPU", "CPU"),
+    "composed": ("CPU", "GPU"),
     "mindspore": ("GPU", "Ascend"),
 }
+# The kernels of each device target, the best one first.
+PREFERENCE = {"CPU": ("cpu", "composed"), "GPU": ("cuda", "hybrid", "composed"), "Ascend": ("mindspore",)}
 
 
 def problem_of(kernel: str) -> Optional[str]:
-    """Why MindSpore cannot use a kernel's library, or None."""
+    """Why MindSpore cannot use a kernel, or None."""
+    if kernel == "hybrid":
+        return _problem_of_akg()
+    return _problem_of_library(kernel) if kernel in LIBRARIES else None
+
+
+def _problem_of_library(kernel):
     library = LIBRARIES[kernel]
     if ":" in str(library):
         return (
             f"MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {library}"
         )
-    if not library.exists():
-        return (
-            f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, "
-            "or `pip install -e .` to use it where it is."
-        )
+    if library.exists():
+        return None
+    if kernel == "cuda":
+        return "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1."
+    return (
+        f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, or "
+        "`pip install -e .` to use it where it is."
+    )
+
+
+def _problem_of_akg():
+    if importlib.util.find_spec("mindspore._akg") is None:
+        return "The hybrid kernel is compiled by AKG, which this MindSpore does not have."
+    if importlib.util.find_spec("decorator") is None:
+        return "The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'."
     return None
 
 
-def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
-    """The kernel for a device target: the one that is ``wanted``, or the best."""
+def choose(target: str, wanted: str, problems: dict[str, str]) -> str:
+    """The kernel for a device target: the one that is ``wanted``, or the best that has no problem."""
     if wanted and wanted not in TARGETS:
         raise ValueError(
             f"The environment variable MLML_KERNEL must be one of {', '.join(TARGETS)}, but got {wanted!r}."
@@ -46,20 +65,14 @@ def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
         raise RuntimeError(
             f"MLML_KERNEL={wanted} needs the device target {' or '.join(TARGETS[wanted])}, but it is {target}."
         )
-    if wanted == "cuda" and not cuda_is_built:
-        raise RuntimeError("MLML_KERNEL=cuda, but the CUDA kernels are not built: install with MLML_WITH_CUDA=1.")
-    if wanted:
-        return wanted
-    return {"CPU": "cpu", "GPU": "cuda" if cuda_is_built else "hybrid", "Ascend": "mindspore"}[target]
+    if wanted in problems:
+        raise RuntimeError(f"MLML_KERNEL={wanted}, but it cannot be used. {problems[wanted]}")
+    return wanted or next(kernel for kernel in PREFERENCE[target] if kernel not in problems)
 
 
 def _choose_here():
-    kernel = choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), LIBRARIES["cuda"].exists())
-    if kernel in LIBRARIES and problem_of(kernel):
-        raise RuntimeError(problem_of(kernel))
-    if kernel == "hybrid" and importlib.util.find_spec("decorator") is None:
-        raise RuntimeError("The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'.")
-    return kernel
+    problems = {kernel: problem_of(kernel) for kernel in TARGETS if problem_of(kernel)}
+    return choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), problems)
 
 
 @ms.constexpr(get_instance=False)
@@ -93,7 +106,7 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """The backends that MindSpore knows, in the order in which a user meets them."""
-    return [_cpu(), _cuda(), _hybrid(), _ascend()]
+    return [_cpu(), _cuda(), _hybrid(), _composed(), _ascend()]
 
 
 def _cpu():
@@ -128,11 +141,15 @@ def _cuda():
 
 
 def _hybrid():
-    if importlib.util.find_spec("decorator") is None:
-        return Backend("GPU", "hybrid", False, "AKG needs packages: pip install 'mindspore-mlml[hybrid]'")
+    if problem_of("hybrid"):
+        return Backend("GPU", "hybrid", False, problem_of("hybrid"))
     if not _supports("GPU"):
         return Backend("GPU", "hybrid", False, "this MindSpore sees no GPU; MLML_KERNEL=hybrid tries it on the CPU")
     return Backend("GPU", "hybrid", True, "compiled by AKG when it is first called")
+
+
+def _composed():
+    return Backend("CPU, GPU", "composed", True, "MindSpore's own operators, where no kernel above can run")
 
 
 def _ascend():

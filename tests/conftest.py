@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mindspore_mlml import _backends
 from mindspore_mlml._backends import LIBRARIES
 from tests.support.builds import ISA_FLAGS
 
@@ -38,6 +39,17 @@ def _in_temporary_directory(tmp_path, monkeypatch):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261124)
+
+
+@pytest.fixture
+def force_kernel(monkeypatch):
+    """Makes a kernel the one in use, for graphs that are compiled from then on."""
+
+    def force(kernel):
+        monkeypatch.setenv("MLML_KERNEL", kernel)
+        monkeypatch.setattr(_backends._Kernel, "name", None)
+
+    return force
 
 
 @pytest.fixture
