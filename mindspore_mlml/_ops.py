@@ -24,7 +24,7 @@ def _set_threads():
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
-        return  # the first call of an operator says what is wrong with the library
+        return  # _backends says what is wrong with it, and chooses another kernel
     library.MultilabelMarginLossSetThreads(threads or _processors())
 
 
@@ -158,3 +158,14 @@ def _make_losses(is_dynamic):
 # For known shapes, and for those that are known when the graph runs.
 losses = _make_losses(is_dynamic=False)
 dynamic_losses = _make_losses(is_dynamic=True)
+
+
+def dynamic_loss(operator, input, labels, reduction):
+    """The loss by one of the dynamic operators, in its documented shape."""
+    output = operator(input, labels)
+    if reduction != "none":
+        return output.reshape(())
+    # MindSpore 2.7 cannot use a shape again that was checked ("Failed to get input node"), if its rank is known.
+    if ops.is_sequence_shape_unknown(input.shape):
+        return output.reshape(input.shape[:-1])
+    return output.reshape((-1,) * (len(input.shape) - 1))
