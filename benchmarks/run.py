@@ -46,7 +46,7 @@ from mindspore_mlml import (  # noqa: E402
     multilabel_margin_loss_from_labels,
     targets_from_lists,
 )
-from mindspore_mlml._backends import LIBRARIES, backends  # noqa: E402
+from mindspore_mlml._backends import LIBRARIES, TARGETS, backends  # noqa: E402
 
 try:
     import torch
@@ -131,6 +131,37 @@ def end_to_end():
 def end_to_end_with(**environment):
     """The same in a process of its own, in an environment that chooses the kernel."""
     return json.loads(run_python("-m", "benchmarks.run", "--end-to-end", **environment).splitlines()[-1])
+
+
+def of_each_kernel():
+    """Every kernel that a CPU can run, on labels of shape (N, T + 1), in turns so that noise is noise to all."""
+    kernels = [kernel for kernel, targets in TARGETS.items() if "CPU" in targets and kernel != "hybrid"]
+    rows = {}
+    for _ in range(3):
+        for kernel in kernels:
+            output = run_python("-m", "benchmarks.run", "--labels", MLML_KERNEL=kernel).splitlines()[-1]
+            for name, seconds in json.loads(output).items():
+                rows.setdefault(f"{kernel}, {name}", []).append(seconds)
+    return {
+        key: Medians({step: [turn[step] for turn in turns] for step in ("forward", "step")})
+        for key, turns in rows.items()
+    }
+
+
+def measure_labels():
+    """The medians of the loss from labels and of a step with it, by shape."""
+    rows = {}
+    for name in ("EURLex-4K", "Delicious-200K"):
+        n, c, t = SHAPES[name]
+        input, target = batch(n, c, t)
+        x, labels = Tensor(input), Tensor(target[:, : t + 1].copy())
+        step = ms.jit(ms.value_and_grad(multilabel_margin_loss_from_labels))
+        functions = {
+            "forward": lambda x=x, y=labels: multilabel_margin_loss_from_labels(x, y).asnumpy(),
+            "step": lambda x=x, y=labels, step=step: [result.asnumpy() for result in step(x, y)],
+        }
+        rows[name] = {key: interleaved_medians({key: function})[key] for key, function in functions.items()}
+    print(json.dumps(rows))
 
 
 def pytorch(input, target):
@@ -472,12 +503,16 @@ def main():
     parser.add_argument("--composition", choices=SHAPES, help=argparse.SUPPRESS)  # run in a process of its own
     parser.add_argument("--memory", choices=["labels", "padded"], help=argparse.SUPPRESS)  # likewise
     parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)  # likewise
+    parser.add_argument("--labels", action="store_true", help=argparse.SUPPRESS)  # likewise
     arguments = parser.parse_args()
     if arguments.composition:
         measure_composition(arguments.composition)
         return
     if arguments.memory:
         measure_memory(arguments.memory)
+        return
+    if arguments.labels:
+        measure_labels()
         return
     if arguments.end_to_end:
         print(json.dumps(as_json(end_to_end())))
@@ -496,7 +531,8 @@ def main():
     for key, options in (("random scores", ()), ("99 % of the margins met", ("--met",))):
         print(f"\nKernels alone, N, C = 64, 205443, {key}")
         results[f"kernels, {key}"] = of_each_isa(supported_isas(), *options)
-    add("composition of MindSpore's operators", "Composition of MindSpore's operators, forward", composition())
+    add("kernels of a CPU", f"Each kernel, labels of T + 1 columns, N, C, T as in {SHAPES}", of_each_kernel())
+    add("composition of MindSpore's operators", "All pairs by MindSpore's operators, forward", composition())
     add("share of preparing", "What share of a row's time is preparing it, one thread", share_of_preparing())
     curve = against_targets()
     results["against T"] = curve
