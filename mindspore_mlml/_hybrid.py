@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_mlml import _hybrid_kernels, _rows
-from mindspore_mlml._ops import Custom
+from mindspore_mlml._custom import Custom
 
 _NAN = Tensor(np.nan, ms.float64)
 
