@@ -42,15 +42,25 @@ def _kernel(symbol, out_shape):
 
 
 class _Operator(Custom):
-    """An operator that calls a Python function."""
+    """An operator that calls a Python function; with ``shapes`` it is for tensors of these shapes alone."""
 
-    def __init__(self, symbol, function, out_shape, bprop):
+    def __init__(self, symbol, function, out_shape, bprop, shapes=None):
         super().__init__(function, out_shape, input_dtype, "pyfunc", bprop)
         # By this number MindSpore finds the function. Its own is the function's address, which means nothing to another
         # process that loads a MindIR: this one is the same everywhere. It is odd, as no address is.
         number = 2 * zlib.crc32(symbol.encode()) + 1
         add_pyfunc(number, function)
         self.add_prim_attr("fn_id", number)
+        if shapes is not None:
+            self.add_prim_attr("shapes", str(shapes))
+        make = functools.partial(_Operator, symbol, function, out_shape, bprop)
+        self._of_shapes = functools.lru_cache(make)
+
+    def __call__(self, *tensors):
+        """In PyNative. After set_inputs, MindSpore runs the kernel that it made for other shapes ("memcpy failed"),
+        unless an attribute differs."""
+        operator = self._of_shapes(tuple([tensor.shape for tensor in tensors]))
+        return super(_Operator, operator).__call__(*tensors)
 
     def __infer__(self, *inputs):
         """MindSpore's makes a shape () a shape (1,)."""
