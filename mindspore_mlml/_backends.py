@@ -1,9 +1,11 @@
 """Which kernel runs where: the one place that decides, and what it knows about this machine."""
 
 import ctypes
+import functools
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -25,46 +27,48 @@ TARGETS = {
 # The kernels of each device target, the best one first.
 PREFERENCE = {"CPU": ("cpu", "host", "composed"), "GPU": ("cuda", "hybrid", "composed"), "Ascend": ("mindspore",)}
 
+HOW_TO_BUILD = {
+    "cpu": (
+        "The CPU kernels are not built, there is no {library}: with a C++17 compiler, and without MLML_WITH_CPU=0, run "
+        "`pip install .` in the checkout, or `pip install -e .` to use it where it is."
+    ),
+    "cuda": "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1.",
+}
+
 
 def problem_of(kernel: str) -> Optional[str]:
     """Why MindSpore cannot use a kernel, or None."""
     if kernel == "hybrid":
         return _problem_of_akg()
     if kernel == "host":
-        return _problem_of_host()
-    return _problem_of_aot(kernel) if kernel in LIBRARIES else None
+        return _problem_of_library("cpu")
+    return _problem_of_library(kernel) or _problem_of_aot(kernel) if kernel in LIBRARIES else None
+
+
+def _problem_of_library(kernel):
+    library = LIBRARIES[kernel]
+    if not library.exists():
+        return HOW_TO_BUILD[kernel].format(library=library)
+    return _problem_of_loading(library) if kernel == "cpu" else None
 
 
 def _problem_of_aot(kernel):
-    """Why MindSpore cannot load a kernel library."""
+    """Why MindSpore cannot load a library that can be loaded."""
     if sys.platform == "win32":
-        return "On Windows, MindSpore does not load libraries with operators."
+        return "On Windows, MindSpore does not load libraries of operators."
     if ":" in str(LIBRARIES[kernel]):
         return (
             "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: "
             f"{LIBRARIES[kernel]}"
         )
-    return _problem_of_library(kernel)
+    return None
 
 
-def _problem_of_library(kernel):
-    if LIBRARIES[kernel].exists():
-        return None
-    if kernel == "cuda":
-        return "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1."
-    return (
-        f"The kernels of mindspore_mlml are not built, there is no {LIBRARIES[kernel]}: run `pip install .` in the "
-        "checkout, or `pip install -e .` to use it where it is."
-    )
-
-
-def _problem_of_host():
-    if _problem_of_library("cpu"):
-        return _problem_of_library("cpu")
+def _problem_of_loading(library):
     try:
-        ctypes.CDLL(str(LIBRARIES["cpu"]))
+        ctypes.CDLL(str(library))
     except OSError as error:
-        return str(error)
+        return f"The CPU kernels cannot be loaded, install mindspore_mlml again on this machine: {error}."
     return None
 
 
@@ -92,8 +96,23 @@ def choose(target: str, wanted: str, problems: dict[str, str]) -> str:
 
 
 def _choose_here():
+    target, wanted = ms.get_context("device_target"), os.environ.get("MLML_KERNEL", "")
     problems = {kernel: problem_of(kernel) for kernel in TARGETS if problem_of(kernel)}
-    return choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), problems)
+    kernel = choose(target, wanted, problems)
+    if kernel == "composed" and not wanted:
+        _warn(problems[PREFERENCE[target][0]])
+    return kernel
+
+
+@functools.cache
+def _warn(problem):
+    """Once: each graph that is compiled asks for the kernel again."""
+    warnings.warn(
+        "mindspore_mlml composes the loss of MindSpore's own operators, which is slow (MLML_KERNEL=composed, to do so "
+        f"without this warning). {problem}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @ms.constexpr(get_instance=False)
@@ -141,9 +160,8 @@ def _host():
 
 def _state_of_library(kernel):
     """Whether a kernel that is in the CPU library is usable, and why."""
-    problem = problem_of(kernel) or problem_of("host")
-    if problem:
-        return False, problem
+    if problem_of(kernel):
+        return False, problem_of(kernel)
     library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     library.MultilabelMarginLossIsa.restype = ctypes.c_char_p
     isa = library.MultilabelMarginLossIsa()
@@ -178,7 +196,7 @@ def _hybrid():
 
 
 def _composed():
-    return Backend("CPU, GPU", "composed", True, "MindSpore's own operators, where no kernel above can run")
+    return Backend("CPU, GPU", "composed", True, "MindSpore's own operators: slow, for where no kernel above can run")
 
 
 def _ascend():

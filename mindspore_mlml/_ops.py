@@ -27,7 +27,7 @@ def _set_threads():
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
-        return  # the first call of an operator says what is wrong with the library
+        return  # _backends says what is wrong with it, and chooses another kernel
     library.MultilabelMarginLossSetThreads(threads or _processors())
 
 

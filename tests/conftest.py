@@ -15,6 +15,8 @@ from tests.support.builds import ISA_FLAGS
 
 # Compiling a graph takes longer than hypothesis expects of an example.
 settings.register_profile("default", deadline=None, print_blob=True)
+# `--hypothesis-profile few`, for a kernel that takes its time.
+settings.register_profile("few", settings.get_profile("default"), max_examples=10)
 settings.load_profile("default")
 
 MODES = {"pynative": ms.PYNATIVE_MODE, "graph": ms.GRAPH_MODE}
