@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -12,18 +13,19 @@ import mindspore as ms
 from mindspore._c_expression import MSContext
 
 PACKAGE = Path(__file__).parent
-LIBRARIES = {"cpu": PACKAGE / "_cpu.so", "cuda": PACKAGE / "_cuda.so"}
+LIBRARIES = {"cpu": PACKAGE / ("_cpu.dll" if sys.platform == "win32" else "_cpu.so"), "cuda": PACKAGE / "_cuda.so"}
 
 # The device targets that each kernel runs on.
 TARGETS = {
     "cpu": ("CPU",),
+    "host": ("CPU",),
     "cuda": ("GPU",),
     "hybrid": ("GPU", "CPU"),
     "composed": ("CPU", "GPU"),
     "mindspore": ("GPU", "Ascend"),
 }
 # The kernels of each device target, the best one first.
-PREFERENCE = {"CPU": ("cpu", "composed"), "GPU": ("cuda", "hybrid", "composed"), "Ascend": ("mindspore",)}
+PREFERENCE = {"CPU": ("cpu", "host", "composed"), "GPU": ("cuda", "hybrid", "composed"), "Ascend": ("mindspore",)}
 
 HOW_TO_BUILD = {
     "cpu": (
@@ -38,18 +40,28 @@ def problem_of(kernel: str) -> Optional[str]:
     """Why MindSpore cannot use a kernel, or None."""
     if kernel == "hybrid":
         return _problem_of_akg()
-    return _problem_of_library(kernel) if kernel in LIBRARIES else None
+    if kernel == "host":
+        return _problem_of_library("cpu")
+    return _problem_of_library(kernel) or _problem_of_aot(kernel) if kernel in LIBRARIES else None
 
 
 def _problem_of_library(kernel):
     library = LIBRARIES[kernel]
-    if ":" in str(library):
-        return (
-            f"MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {library}"
-        )
     if not library.exists():
         return HOW_TO_BUILD[kernel].format(library=library)
     return _problem_of_loading(library) if kernel == "cpu" else None
+
+
+def _problem_of_aot(kernel):
+    """Why MindSpore cannot load a library that can be loaded."""
+    if sys.platform == "win32":
+        return "On Windows, MindSpore does not load libraries of operators."
+    if ":" in str(LIBRARIES[kernel]):
+        return (
+            "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: "
+            f"{LIBRARIES[kernel]}"
+        )
+    return None
 
 
 def _problem_of_loading(library):
@@ -134,18 +146,28 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """The backends that MindSpore knows, in the order in which a user meets them."""
-    return [_cpu(), _cuda(), _hybrid(), _composed(), _ascend()]
+    return [_cpu(), _host(), _cuda(), _hybrid(), _composed(), _ascend()]
 
 
 def _cpu():
-    if problem_of("cpu"):
-        return Backend("CPU", "cpu", False, problem_of("cpu"))
+    return Backend("CPU", "cpu", *_state_of_library("cpu"))
+
+
+def _host():
+    usable, reason = _state_of_library("host")
+    return Backend("CPU", "host", usable, f"called through Python; {reason}" if usable else reason)
+
+
+def _state_of_library(kernel):
+    """Whether a kernel that is in the CPU library is usable, and why."""
+    if problem_of(kernel):
+        return False, problem_of(kernel)
     library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     library.MultilabelMarginLossIsa.restype = ctypes.c_char_p
     isa = library.MultilabelMarginLossIsa()
     if isa is None:
-        return Backend("CPU", "cpu", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
-    return Backend("CPU", "cpu", True, f"instruction set {isa.decode()}, {threads()} threads")
+        return False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's"
+    return True, f"instruction set {isa.decode()}, {threads()} threads"
 
 
 def threads() -> int:

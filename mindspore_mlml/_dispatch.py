@@ -28,9 +28,9 @@ def loss(call, input, labels, reduction):
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
-    if kernel in ("hybrid", "composed") and not is_unknown and 0 in input.shape:
+    if kernel in ("host", "hybrid", "composed") and not is_unknown and 0 in input.shape:
         return ops.zeros(input.shape[:-1] if reduction == "none" else (), input.dtype)
-    if kernel == "composed" or (kernel == "hybrid" and is_unknown):
+    if kernel == "composed" or (kernel in ("host", "hybrid") and is_unknown):
         return _composed.losses[is_unknown][input.dtype == ms.float16][reduction](input, labels)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)

@@ -11,7 +11,9 @@ from tests.support.processes import run_python
     [
         ("CPU", "", ["cuda"], "cpu"),
         ("CPU", "", [], "cpu"),
-        ("CPU", "", ["cpu", "cuda", "hybrid"], "composed"),
+        ("CPU", "", ["cpu"], "host"),
+        ("CPU", "", ["cpu", "host", "cuda", "hybrid"], "composed"),
+        ("CPU", "host", [], "host"),
         ("CPU", "hybrid", [], "hybrid"),
         ("CPU", "composed", [], "composed"),
         ("GPU", "", [], "cuda"),
@@ -42,7 +44,7 @@ def test_a_wanted_kernel_that_cannot_be_used_is_an_error_that_says_why(target, w
 
 
 def test_an_unknown_kernel_is_an_error_that_names_the_known_ones():
-    with pytest.raises(ValueError, match="must be one of cpu, cuda, hybrid, composed, mindspore, but got 'tpu'"):
+    with pytest.raises(ValueError, match="must be one of cpu, host, cuda, hybrid, composed, mindspore, but got 'tpu'"):
         choose("CPU", "tpu", {})
 
 
@@ -50,6 +52,7 @@ def test_every_backend_is_listed_with_a_reason():
     listed = backends()
     assert [(backend.target, backend.kernel) for backend in listed] == [
         ("CPU", "cpu"),
+        ("CPU", "host"),
         ("GPU", "cuda"),
         ("GPU", "hybrid"),
         ("CPU, GPU", "composed"),
@@ -62,7 +65,7 @@ def test_the_smoke_test_shows_the_choice():
     assert "In use here, with device target CPU: cpu" in run_python("-m", "mindspore_mlml")
 
 
-@pytest.mark.parametrize("kernel", ["hybrid", "composed"])
+@pytest.mark.parametrize("kernel", ["host", "hybrid", "composed"])
 def test_the_smoke_test_shows_the_kernel_that_is_wanted(kernel):
     output = run_python("-m", "mindspore_mlml", MLML_KERNEL=kernel)
     assert output.count("0.325\n") == 4

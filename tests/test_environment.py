@@ -61,7 +61,7 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("place", UNUSABLE)
+@pytest.mark.parametrize("place", ["not_built", "of_another_machine"])
 def test_where_the_kernels_cannot_be_used_mindspores_own_operators_are(place, request, clean_environment):
     folder = request.getfixturevalue(place)
     message = UNUSABLE[place].format(folder / "mindspore_mlml" / "_cpu.so")
@@ -77,6 +77,16 @@ def test_where_the_kernels_cannot_be_used_mindspores_own_operators_are(place, re
     (reason,) = (line[3] for line in lines if line[:3] == ["CPU", "cpu", "no"])
     assert message in reason
     assert "In use here, with device target CPU: composed" in smoke_test.stdout
+
+
+def test_where_mindspore_cannot_load_the_library_python_calls_it(with_colon, clean_environment):
+    result = run_in(with_colon, clean_environment, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS
+    assert result.stderr == ""
+    smoke_test = run_in(with_colon, clean_environment, "-m", "mindspore_mlml")
+    assert smoke_test.returncode == 0, smoke_test.stderr
+    assert UNUSABLE["with_colon"].format(with_colon / "mindspore_mlml" / "_cpu.so") in smoke_test.stdout
+    assert "In use here, with device target CPU: host\n" in smoke_test.stdout
 
 
 def test_where_mindspores_own_operators_are_wanted_no_warning_is(not_built, clean_environment):
@@ -103,6 +113,15 @@ def test_where_they_cannot_be_used_and_are_wanted_a_call_says_what_to_do(place, 
 def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environment):
     result = run_in(copy_of_package(tmp_path / "with a space"), clean_environment, "-c", CALLS)
     assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS, result.stderr
+
+
+def test_the_package_works_where_python_says_that_the_system_is_macos(tmp_path, clean_environment):
+    """MindSpore, which is imported before, and the library are Linux's."""
+    pretend = "import os, platform, mindspore; platform.system = lambda: 'Darwin'; del os.sched_getaffinity"
+    result = run_in(tmp_path, clean_environment, "-c", f"{pretend}\n{CALLS}")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["0.75", "0.75", "[[-0.75", "0.75"], (
+        result.stderr
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
