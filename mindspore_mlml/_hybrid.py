@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_mlml import _hybrid_kernels
+from mindspore_mlml._ops import Custom
 
 _INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float64)
@@ -27,8 +28,8 @@ def _active_weights_bprop(scores, margins, weights, output, doutput):
     return ops.zeros_like(scores), ops.zeros_like(margins), ops.cast(of_weights, weights.dtype)
 
 
-_hinge_sums = ops.Custom(_hybrid_kernels.hinge_sums, func_type="hybrid", bprop=_hinge_sums_bprop)
-_active_weights = ops.Custom(_hybrid_kernels.active_weights, func_type="hybrid", bprop=_active_weights_bprop)
+_hinge_sums = Custom(_hybrid_kernels.hinge_sums, func_type="hybrid", bprop=_hinge_sums_bprop)
+_active_weights = Custom(_hybrid_kernels.active_weights, func_type="hybrid", bprop=_active_weights_bprop)
 
 
 def _any(condition):
