@@ -52,6 +52,8 @@ A wheel has the kernels. To build them, name a clang++ or g++ in the environment
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
+# Clang warns that C has no such type as MindSpore wants a shape in.
+FLAGS += ["-Wno-return-type-c-linkage"]
 LINK_FLAGS = ["-shared"]
 if SYSTEM != "win":
     FLAGS += ["-fPIC", "-pthread"]
@@ -85,10 +87,12 @@ class BuildKernels(build_ext):
         library.parent.mkdir(parents=True, exist_ok=True)
         if not self.force and not newer_group(ext.depends, str(library)):
             print(f"{library} is up to date.")
-        elif ext.name.endswith("_cuda"):
-            build_cuda(ext, library)
         else:
-            build_cpu(ext, library, Path(self.build_temp))
+            # Beside the library, some linkers write what does not belong into a wheel.
+            built = Path(self.build_temp, library.name)
+            built.parent.mkdir(parents=True, exist_ok=True)
+            build_cuda(ext, built) if ext.name.endswith("_cuda") else build_cpu(ext, built)
+            shutil.move(built, library)
         self._install(library, Path(self.get_ext_filename(ext.name)))
 
     def _install(self, source, to):
@@ -133,17 +137,18 @@ def run(command):
         raise SystemExit(f"{command[0]} failed: see above.")
 
 
-def build_cpu(ext, library, folder):
-    """Builds the CPU kernels, with object files in a folder."""
+def build_cpu(ext, library):
+    """Builds the CPU kernels, with object files beside the library."""
     compiler = find_compiler()
     if shutil.which(compiler[0]) is None:
         raise SystemExit(NO_COMPILER.format(compiler=compiler[0]))
     # In this order: where the linker finds a function of the standard library in several of the objects, it takes the
     # first, which every processor must be able to run.
-    jobs = [(source, Path(folder, Path(source).stem + ".o"), []) for source in ext.sources if source != ROWS]
-    jobs += [(ROWS, Path(folder, f"row_{isa}.o"), [f"-DMLML_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()]
+    jobs = [(source, library.with_name(Path(source).stem + ".o"), []) for source in ext.sources if source != ROWS]
+    jobs += [
+        (ROWS, library.with_name(f"row_{isa}.o"), [f"-DMLML_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()
+    ]
     own = shlex.split(os.environ.get("CXXFLAGS", ""))  # the user's last, so that they win
-    folder.mkdir(parents=True, exist_ok=True)
 
     def build(source, to, flags):
         run([*compiler, *FLAGS, *flags, *own, "-c", source, "-o", str(to)])

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -59,8 +59,8 @@ class Pool {
         std::thread helper([this] { Help(); });
         helpers_.push_back(helper.native_handle());
         helper.detach();  // it lives as long as the process
-      } catch (const std::system_error &) {
-        return;  // the process may have no more threads; those that there are do the work
+      } catch (const std::exception &) {
+        return;  // the process may have no more threads, or memory for them; those that there are do the work
       }
     }
   }
