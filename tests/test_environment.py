@@ -124,15 +124,6 @@ def test_the_package_works_where_python_says_that_the_system_is_macos(tmp_path, 
     )
 
 
-def test_the_package_works_where_python_says_that_the_system_is_macos(tmp_path, clean_environment):
-    """MindSpore, which is imported before, and the library are Linux's."""
-    pretend = "import os, platform, mindspore; platform.system = lambda: 'Darwin'; del os.sched_getaffinity"
-    result = run_in(tmp_path, clean_environment, "-c", f"{pretend}\n{CALLS}")
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["0.75", "0.75", "[[-0.75", "0.75"], (
-        result.stderr
-    )
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The white list, as docs/mindspore.md and SECURITY.md describe it
 
