@@ -1,8 +1,11 @@
 """Which kernel runs where: the one place that decides, and what it knows about this machine."""
 
 import ctypes
+import functools
 import importlib.util
 import os
+import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -10,34 +13,75 @@ import mindspore as ms
 from mindspore._c_expression import MSContext
 
 PACKAGE = Path(__file__).parent
-LIBRARIES = {"cpu": PACKAGE / "_cpu.so", "cuda": PACKAGE / "_cuda.so"}
+LIBRARIES = {"cpu": PACKAGE / ("_cpu.dll" if sys.platform == "win32" else "_cpu.so"), "cuda": PACKAGE / "_cuda.so"}
 
 # The device targets that each kernel runs on.
 TARGETS = {
     "cpu": ("CPU",),
+    "host": ("CPU",),
     "cuda": ("GPU",),
     "hybrid": ("GPU", "CPU"),
+    "composed": ("CPU", "GPU"),
     "mindspore": ("GPU", "Ascend"),
+}
+# The kernels of each device target, the best one first.
+PREFERENCE = {"CPU": ("cpu", "host", "composed"), "GPU": ("cuda", "hybrid", "composed"), "Ascend": ("mindspore",)}
+
+HOW_TO_BUILD = {
+    "cpu": (
+        "The CPU kernels are not built, there is no {library}: with a C++17 compiler, and without MLML_WITH_CPU=0, run "
+        "`pip install .` in the checkout, or `pip install -e .` to use it where it is."
+    ),
+    "cuda": "The CUDA kernels are not built: install with nvcc, and MLML_WITH_CUDA=1.",
 }
 
 
 def problem_of(kernel: str) -> Optional[str]:
-    """Why MindSpore cannot use a kernel's library, or None."""
+    """Why MindSpore cannot use a kernel, or None."""
+    if kernel == "hybrid":
+        return _problem_of_akg()
+    if kernel == "host":
+        return _problem_of_library("cpu")
+    return _problem_of_library(kernel) or _problem_of_aot(kernel) if kernel in LIBRARIES else None
+
+
+def _problem_of_library(kernel):
     library = LIBRARIES[kernel]
-    if ":" in str(library):
-        return (
-            f"MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {library}"
-        )
     if not library.exists():
+        return HOW_TO_BUILD[kernel].format(library=library)
+    return _problem_of_loading(library) if kernel == "cpu" else None
+
+
+def _problem_of_aot(kernel):
+    """Why MindSpore cannot load a library that can be loaded."""
+    if sys.platform == "win32":
+        return "On Windows, MindSpore does not load libraries of operators."
+    if ":" in str(LIBRARIES[kernel]):
         return (
-            f"The kernels of mindspore_mlml are not built, there is no {library}: run `pip install .` in the checkout, "
-            "or `pip install -e .` to use it where it is."
+            "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: "
+            f"{LIBRARIES[kernel]}"
         )
     return None
 
 
-def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
-    """The kernel for a device target: the one that is ``wanted``, or the best."""
+def _problem_of_loading(library):
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"The CPU kernels cannot be loaded, install mindspore_mlml again on this machine: {error}."
+    return None
+
+
+def _problem_of_akg():
+    if importlib.util.find_spec("mindspore._akg") is None:
+        return "The hybrid kernel is compiled by AKG, which this MindSpore does not have."
+    if importlib.util.find_spec("decorator") is None:
+        return "The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'."
+    return None
+
+
+def choose(target: str, wanted: str, problems: dict[str, str]) -> str:
+    """The kernel for a device target: the one that is ``wanted``, or the best that has no problem."""
     if wanted and wanted not in TARGETS:
         raise ValueError(
             f"The environment variable MLML_KERNEL must be one of {', '.join(TARGETS)}, but got {wanted!r}."
@@ -46,20 +90,29 @@ def choose(target: str, wanted: str, cuda_is_built: bool) -> str:
         raise RuntimeError(
             f"MLML_KERNEL={wanted} needs the device target {' or '.join(TARGETS[wanted])}, but it is {target}."
         )
-    if wanted == "cuda" and not cuda_is_built:
-        raise RuntimeError("MLML_KERNEL=cuda, but the CUDA kernels are not built: install with MLML_WITH_CUDA=1.")
-    if wanted:
-        return wanted
-    return {"CPU": "cpu", "GPU": "cuda" if cuda_is_built else "hybrid", "Ascend": "mindspore"}[target]
+    if wanted in problems:
+        raise RuntimeError(f"MLML_KERNEL={wanted}, but it cannot be used. {problems[wanted]}")
+    return wanted or next(kernel for kernel in PREFERENCE[target] if kernel not in problems)
 
 
 def _choose_here():
-    kernel = choose(ms.get_context("device_target"), os.environ.get("MLML_KERNEL", ""), LIBRARIES["cuda"].exists())
-    if kernel in LIBRARIES and problem_of(kernel):
-        raise RuntimeError(problem_of(kernel))
-    if kernel == "hybrid" and importlib.util.find_spec("decorator") is None:
-        raise RuntimeError("The hybrid kernel is compiled by AKG: pip install 'mindspore-mlml[hybrid]'.")
+    target, wanted = ms.get_context("device_target"), os.environ.get("MLML_KERNEL", "")
+    problems = {kernel: problem_of(kernel) for kernel in TARGETS if problem_of(kernel)}
+    kernel = choose(target, wanted, problems)
+    if kernel == "composed" and not wanted:
+        _warn(problems[PREFERENCE[target][0]])
     return kernel
+
+
+@functools.cache
+def _warn(problem):
+    """Once: each graph that is compiled asks for the kernel again."""
+    warnings.warn(
+        "mindspore_mlml composes the loss of MindSpore's own operators, which is slow (MLML_KERNEL=composed, to do so "
+        f"without this warning). {problem}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @ms.constexpr(get_instance=False)
@@ -93,21 +146,28 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """The backends that MindSpore knows, in the order in which a user meets them."""
-    return [_cpu(), _cuda(), _hybrid(), _ascend()]
+    return [_cpu(), _host(), _cuda(), _hybrid(), _composed(), _ascend()]
 
 
 def _cpu():
-    if problem_of("cpu"):
-        return Backend("CPU", "cpu", False, problem_of("cpu"))
-    try:
-        library = ctypes.CDLL(str(LIBRARIES["cpu"]))
-    except OSError as error:
-        return Backend("CPU", "cpu", False, str(error))
+    return Backend("CPU", "cpu", *_state_of_library("cpu"))
+
+
+def _host():
+    usable, reason = _state_of_library("host")
+    return Backend("CPU", "host", usable, f"called through Python; {reason}" if usable else reason)
+
+
+def _state_of_library(kernel):
+    """Whether a kernel that is in the CPU library is usable, and why."""
+    if problem_of(kernel):
+        return False, problem_of(kernel)
+    library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     library.MultilabelMarginLossIsa.restype = ctypes.c_char_p
     isa = library.MultilabelMarginLossIsa()
     if isa is None:
-        return Backend("CPU", "cpu", False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's")
-    return Backend("CPU", "cpu", True, f"instruction set {isa.decode()}, {threads()} threads")
+        return False, f"MLML_SIMD={os.environ['MLML_SIMD']} is not one of this processor's"
+    return True, f"instruction set {isa.decode()}, {threads()} threads"
 
 
 def threads() -> int:
@@ -128,11 +188,15 @@ def _cuda():
 
 
 def _hybrid():
-    if importlib.util.find_spec("decorator") is None:
-        return Backend("GPU", "hybrid", False, "AKG needs packages: pip install 'mindspore-mlml[hybrid]'")
+    if problem_of("hybrid"):
+        return Backend("GPU", "hybrid", False, problem_of("hybrid"))
     if not _supports("GPU"):
         return Backend("GPU", "hybrid", False, "this MindSpore sees no GPU; MLML_KERNEL=hybrid tries it on the CPU")
     return Backend("GPU", "hybrid", True, "compiled by AKG when it is first called")
+
+
+def _composed():
+    return Backend("CPU, GPU", "composed", True, "MindSpore's own operators: slow, for where no kernel above can run")
 
 
 def _ascend():

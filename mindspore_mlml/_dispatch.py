@@ -7,7 +7,7 @@ but of what else is in their modules it knows only what was imported.
 import mindspore as ms
 from mindspore import ops
 
-from mindspore_mlml import _checks, _hybrid, _mindspore, _ops
+from mindspore_mlml import _checks, _composed, _hybrid, _mindspore, _ops
 from mindspore_mlml._backends import kernel_in_use
 from mindspore_mlml._precision import wants_float32
 
@@ -28,14 +28,12 @@ def loss(call, input, labels, reduction):
     kernel = kernel_in_use()
     if kernel == "mindspore":
         return _mindspore.loss(input, labels, reduction)
+    if kernel in ("host", "hybrid", "composed") and not is_unknown and 0 in input.shape:
+        return ops.zeros(input.shape[:-1] if reduction == "none" else (), input.dtype)
+    if kernel == "composed" or (kernel in ("host", "hybrid") and is_unknown):
+        return _composed.losses[is_unknown][input.dtype == ms.float16][reduction](input, labels)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if is_unknown:
-        output = _ops.dynamic_losses[kernel][function][reduction](input, labels)
-        if reduction != "none":
-            return output.reshape(())
-        # MindSpore 2.7 cannot use a shape again that was checked ("Failed to get input node"), if its rank is known.
-        if ops.is_sequence_shape_unknown(input.shape):
-            return output.reshape(input.shape[:-1])
-        return output.reshape((-1,) * (len(input.shape) - 1))
+        return _ops.dynamic_loss(_ops.dynamic_losses[kernel][function][reduction], input, labels, reduction)
     return _ops.losses[kernel][function][reduction](input, labels)

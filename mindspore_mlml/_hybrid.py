@@ -9,12 +9,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindspore_mlml import _hybrid_kernels
-from mindspore_mlml._ops import Custom
+from mindspore_mlml import _hybrid_kernels, _rows
+from mindspore_mlml._custom import Custom
 
-_INFINITY = Tensor(np.inf, ms.float32)
 _NAN = Tensor(np.nan, ms.float64)
-_cumulative_sum = ops.CumSum()
 
 
 def _hinge_sums_bprop(scores, margins, output, doutput):
@@ -32,37 +30,24 @@ _hinge_sums = Custom(_hybrid_kernels.hinge_sums, func_type="hybrid", bprop=_hing
 _active_weights = Custom(_hybrid_kernels.active_weights, func_type="hybrid", bprop=_active_weights_bprop)
 
 
-def _any(condition):
-    """Whether there is a True in each row."""
-    return ops.cast(condition, ms.float32).sum(-1) > 0
-
-
 def _row_losses(input, target):
     """The losses of a matrix's rows, in float64. Gradients are float64 too, up to the kernels."""
     classes = input.shape[1]
     wide = ops.cast(input, ms.float64)
-    is_listed = _cumulative_sum(ops.cast(target < 0, ms.float32), 1) == 0
-    is_target = ops.logical_and(is_listed, target < classes)
-    index = ops.select(is_target, target, ops.zeros_like(target))
+    is_listed, _ = _rows.listed(target)
+    is_target, index = _rows.targets(target, is_listed, classes)
     # By position in the whole matrix: MindSpore has no second derivative of gather_elements.
     first = ops.arange(0, input.shape[0] * classes, classes, dtype=ms.int64).reshape((-1, 1))
     target_scores = ops.cast(ops.gather(wide.reshape(-1), first + index, 0), ms.float32)
-    times = ops.tensor_scatter_elements(ops.zeros_like(wide), index, ops.cast(is_target, ms.float64), 1, "add")
-    is_other = times == 0
-    others = ops.select(is_other, input, ops.cast(ops.zeros_like(wide) - _INFINITY, input.dtype))
-    margins = ops.select(is_target, 1 - target_scores, ops.zeros_like(target_scores) - _INFINITY)
+    is_other = ops.logical_not(_rows.is_among(is_target, index, classes))
+    others = ops.select(is_other, input, ops.cast(-_rows.INFINITY, input.dtype))
+    margins = ops.select(is_target, 1 - target_scores, -_rows.INFINITY)
     losses = _hinge_sums(others, margins).sum(1) / classes
 
     # What the kernels' comparisons do not show: inf - inf, and what makes the gradient NaN as well.
-    undefined = ops.zeros_like(losses)
-    for infinity in (_INFINITY, -_INFINITY):
-        at_target = _any(ops.logical_and(is_target, target_scores == infinity))
-        at_other = _any(ops.logical_and(is_other, wide == infinity))
-        undefined = ops.select(ops.logical_and(at_target, at_other), _NAN, undefined)
-    is_bad = ops.logical_or(
-        _any(ops.logical_and(is_listed, target >= classes)),
-        ops.logical_and(_any(is_listed), _any(ops.isnan(wide))),
-    ).reshape((-1, 1))
+    is_undefined = _rows.has_infinite_difference(wide, is_other, target_scores, is_target)
+    undefined = ops.select(is_undefined, _NAN, ops.zeros_like(losses))
+    is_bad = _rows.has_nan(wide, target, is_listed).reshape((-1, 1))
     poison = ops.select(is_bad, _NAN, ops.zeros_like(wide))
     poisoned = ops.select(is_bad, wide, ops.zeros_like(wide)) * poison
     return losses + undefined + poisoned.sum(1)
@@ -70,8 +55,6 @@ def _row_losses(input, target):
 
 def loss(input, target, reduction):
     """The loss, for arguments that have been checked."""
-    if 0 in input.shape:
-        return ops.zeros(input.shape[:-1] if reduction == "none" else (), input.dtype)
     losses = _row_losses(input.reshape((-1, input.shape[-1])), target.reshape((-1, target.shape[-1])))
     if reduction == "none":
         losses = losses.reshape(input.shape[:-1])

@@ -1,8 +1,9 @@
 """Registration of the kernels as MindSpore operators, and their gradients.
 
-Each kernel is registered twice. Where the shapes are known, Python functions infer the output: a scalar loss is then a
+Each library is registered twice. Where the shapes are known, Python functions infer the output: a scalar loss is then a
 0-D Tensor at once. In a graph with dynamic shapes MindSpore cannot call them, so the kernel library's own
-``InferShape`` and ``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped.
+``InferShape`` and ``InferType`` answer, and a scalar loss has shape (1,) until it is reshaped. Where MindSpore loads no
+libraries, operators for known shapes call one through Python (_host.py).
 """
 
 import ctypes
@@ -13,7 +14,9 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops import CustomRegOp, DataType
 
+from mindspore_mlml import _host
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
+from mindspore_mlml._custom import Custom, input_dtype
 
 
 def _set_threads():
@@ -24,7 +27,7 @@ def _set_threads():
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
-        return  # the first call of an operator says what is wrong with the library
+        return  # _backends says what is wrong with it, and chooses another kernel
     library.MultilabelMarginLossSetThreads(threads or _processors())
 
 
@@ -84,37 +87,28 @@ def _gradient_shape(input_shape, _, __):
     return input_shape
 
 
-def _input_dtype(input_dtype, *_):
-    return input_dtype
+def _aot(kernel, is_dynamic):
+    """The function that registers symbols of a kernel library; with ``is_dynamic`` the library infers the shapes."""
+
+    def register(symbol, inputs, out_shape, bprop):
+        reg_info = CustomRegOp()
+        for index, name in enumerate(inputs):
+            reg_info = reg_info.input(index, name)
+        formats = [DataType.None_None] * (len(inputs) + 1)
+        reg_info = reg_info.output(0, "output").dtype_format(*formats).target(TARGETS[kernel][0])
+        return Custom(
+            f"{LIBRARIES[kernel]}:{symbol}",
+            None if is_dynamic else out_shape,
+            None if is_dynamic else input_dtype,
+            "aot",
+            bprop=bprop,
+            reg_info=reg_info.get_op_info(),
+        )
+
+    return register
 
 
-class Custom(ops.Custom):
-    """MindSpore's class refuses to make an operator where the system is not Linux, also where its runtime has what runs
-    one."""
-
-    def _check_platform(self):
-        pass
-
-
-def _custom(kernel, symbol, inputs, out_shape, bprop):
-    """Registers one symbol of a kernel library; ``out_shape=None`` for dynamic shapes."""
-    reg_info = CustomRegOp()
-    for index, name in enumerate(inputs):
-        reg_info = reg_info.input(index, name)
-    reg_info = (
-        reg_info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target(TARGETS[kernel][0])
-    )
-    return Custom(
-        f"{LIBRARIES[kernel]}:{symbol}",
-        out_shape,
-        None if out_shape is None else _input_dtype,
-        "aot",
-        bprop=bprop,
-        reg_info=reg_info.get_op_info(),
-    )
-
-
-def _make_gradient(kernel, function, reduction, is_dynamic):
+def _make_gradient(register, function, reduction):
     """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def bprop(input, target, dout, output, doutput):
@@ -124,21 +118,20 @@ def _make_gradient(kernel, function, reduction, is_dynamic):
         return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
 
     symbol = f"{SYMBOLS[function]}Grad{reduction.capitalize()}"
-    shape = None if is_dynamic else _gradient_shape
-    operator = _custom(kernel, symbol, ("input", "target", "dout"), shape, bprop)
+    operator = register(symbol, ("input", "target", "dout"), _gradient_shape, bprop)
     return operator
 
 
-def _make_loss(kernel, function, reduction, is_dynamic):
+def _make_loss(register, function, reduction):
     """The operator (input, target) -> loss."""
-    gradient = _make_gradient(kernel, function, reduction, is_dynamic)
+    gradient = _make_gradient(register, function, reduction)
 
     def bprop(input, target, output, doutput):
         return gradient(input, target, doutput), _no_gradient(target)
 
     symbol = f"{SYMBOLS[function]}{reduction.capitalize()}"
     shape = _loss_shape_none if reduction == "none" else _loss_shape_scalar
-    return _custom(kernel, symbol, ("input", "target"), None if is_dynamic else shape, bprop)
+    return register(symbol, ("input", "target"), shape, bprop)
 
 
 def _no_gradient(target):
@@ -148,21 +141,36 @@ def _no_gradient(target):
     return None
 
 
-def _make_losses(is_dynamic):
-    """The operators by kernel, function and reduction. On Ascend, where MindSpore's own runs, "aot" means something
-    else."""
-    built = [kernel for kernel in LIBRARIES if problem_of(kernel) is None]
-    if ms.get_context("device_target") == "Ascend":
-        built = []
+def _make_losses(register):
+    """The operators by function and reduction. ``register`` makes one of a symbol, the names of its inputs, a function
+    from their shapes to the output's, and its bprop."""
     return {
-        kernel: {
-            function: {reduction: _make_loss(kernel, function, reduction, is_dynamic) for reduction in REDUCTIONS}
-            for function in SYMBOLS
-        }
-        for kernel in built
+        function: {reduction: _make_loss(register, function, reduction) for reduction in REDUCTIONS}
+        for function in SYMBOLS
     }
 
 
+def _make_aot_losses(is_dynamic):
+    """The operators by kernel. On Ascend, where MindSpore's own runs, "aot" means something else."""
+    built = [kernel for kernel in LIBRARIES if problem_of(kernel) is None]
+    if ms.get_context("device_target") == "Ascend":
+        built = []
+    return {kernel: _make_losses(_aot(kernel, is_dynamic)) for kernel in built}
+
+
 # For known shapes, and for those that are known when the graph runs.
-losses = _make_losses(is_dynamic=False)
-dynamic_losses = _make_losses(is_dynamic=True)
+losses = _make_aot_losses(is_dynamic=False)
+dynamic_losses = _make_aot_losses(is_dynamic=True)
+if problem_of("host") is None:  # also where another kernel is in use: a MindIR may have these
+    losses["host"] = _make_losses(_host.register)
+
+
+def dynamic_loss(operator, input, labels, reduction):
+    """The loss by one of the dynamic operators, in its documented shape."""
+    output = operator(input, labels)
+    if reduction != "none":
+        return output.reshape(())
+    # MindSpore 2.7 cannot use a shape again that was checked ("Failed to get input node"), if its rank is known.
+    if ops.is_sequence_shape_unknown(input.shape):
+        return output.reshape(input.shape[:-1])
+    return output.reshape((-1,) * (len(input.shape) - 1))

@@ -3,6 +3,7 @@
 import mindspore as ms
 from mindspore import nn, ops
 
+from mindspore_mlml import _rows
 from mindspore_mlml._checks import check_reduction
 from mindspore_mlml.functional import multilabel_margin_loss
 
@@ -15,16 +16,15 @@ class MultilabelMarginLoss(nn.Cell):
         check_reduction("MultilabelMarginLoss", reduction)
         super().__init__()
         self.reduction = reduction
-        self.cumulative_sum = ops.CumSum()
 
     def construct(self, x, target):
-        is_listed = self.cumulative_sum(ops.cast(target < 0, ms.float32), -1) == 0
+        is_negative = target < 0
         # Not the shape of target, which the loss checks: MindSpore 2.7 cannot use it twice.
-        is_class = ops.logical_and(is_listed, target < is_listed.shape[-1])
-        index = ops.select(is_class, target, ops.zeros_like(target))
-        times = ops.tensor_scatter_elements(
-            ops.zeros_like(target), index, ops.cast(is_class, ms.int32), x.ndim - 1, "add"
-        )
-        is_target = ops.cast(times > 0, ms.int32)
+        classes = is_negative.shape[-1]
+        labels = _rows.with_another(target.reshape((-1, classes)), -1)
+        is_listed, _ = _rows.listed(labels)
+        is_class, index = _rows.targets(labels, is_listed, classes)
+        is_among = ops.cast(_rows.is_among(is_class, index, classes), ms.int32)
+        is_target = _rows.without_last(is_among).reshape(is_negative.shape)
         # Last: a target out of range makes it fail, and MindSpore may crash in operators that come after that.
         return multilabel_margin_loss(x, target, self.reduction), is_target

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mindspore_mlml import _backends
 from mindspore_mlml._backends import LIBRARIES
 from tests.support.builds import ISA_FLAGS
 
 # Compiling a graph takes longer than hypothesis expects of an example.
 settings.register_profile("default", deadline=None, print_blob=True)
+# `--hypothesis-profile few`, for a kernel that takes its time.
+settings.register_profile("few", settings.get_profile("default"), max_examples=10)
 settings.load_profile("default")
 
 MODES = {"pynative": ms.PYNATIVE_MODE, "graph": ms.GRAPH_MODE}
@@ -38,6 +41,17 @@ def _in_temporary_directory(tmp_path, monkeypatch):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261124)
+
+
+@pytest.fixture
+def force_kernel(monkeypatch):
+    """Makes a kernel the one in use, for graphs that are compiled from then on."""
+
+    def force(kernel):
+        monkeypatch.setenv("MLML_KERNEL", kernel)
+        monkeypatch.setattr(_backends._Kernel, "name", None)
+
+    return force
 
 
 @pytest.fixture

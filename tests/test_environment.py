@@ -46,33 +46,79 @@ def with_colon(tmp_path):
     return copy_of_package(tmp_path / "a:b")
 
 
-NOT_BUILT = "are not built, there is no {}: run `pip install .` in the checkout, or `pip install -e .`"
-WITH_COLON = "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {}"
+@pytest.fixture
+def of_another_machine(not_built):
+    (not_built / PACKAGE.name / "_cpu.so").write_bytes(b"not for this one")
+    return not_built
 
 
-@pytest.mark.parametrize(("place", "message"), [("not_built", NOT_BUILT), ("with_colon", WITH_COLON)])
-def test_where_the_kernels_cannot_be_used_the_rest_can_and_a_call_says_what_to_do(
-    place, message, request, clean_environment
-):
+RESULTS = ["0.75", "0.75", "[[-0.75", "0.75"]
+# Where the CPU kernels cannot be used, and how a message says so.
+UNUSABLE = {
+    "not_built": "are not built, there is no {}: with a C++17 compiler, and without MLML_WITH_CPU=0, run `pip",
+    "with_colon": "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: {}",
+    "of_another_machine": "cannot be loaded, install mindspore_mlml again on this machine: {}: ",
+}
+
+
+@pytest.mark.parametrize("place", ["not_built", "of_another_machine"])
+def test_where_the_kernels_cannot_be_used_mindspores_own_operators_are(place, request, clean_environment):
     folder = request.getfixturevalue(place)
+    message = UNUSABLE[place].format(folder / "mindspore_mlml" / "_cpu.so")
     result = run_in(folder, clean_environment, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS, result.stderr
+    (warning,) = (line for line in result.stderr.splitlines() if "RuntimeWarning" in line)
+    assert "composes the loss of MindSpore's own operators, which is slow" in warning
+    assert message in warning
+    smoke_test = run_in(folder, clean_environment, "-m", "mindspore_mlml")
+    assert smoke_test.returncode == 0
+    assert smoke_test.stdout.count("0.325\n") == 4
+    lines = [line.split(maxsplit=3) for line in smoke_test.stdout.splitlines()]
+    (reason,) = (line[3] for line in lines if line[:3] == ["CPU", "cpu", "no"])
+    assert message in reason
+    assert "In use here, with device target CPU: composed" in smoke_test.stdout
+
+
+def test_where_mindspore_cannot_load_the_library_python_calls_it(with_colon, clean_environment):
+    result = run_in(with_colon, clean_environment, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS
+    assert result.stderr == ""
+    smoke_test = run_in(with_colon, clean_environment, "-m", "mindspore_mlml")
+    assert smoke_test.returncode == 0, smoke_test.stderr
+    assert UNUSABLE["with_colon"].format(with_colon / "mindspore_mlml" / "_cpu.so") in smoke_test.stdout
+    assert "In use here, with device target CPU: host\n" in smoke_test.stdout
+
+
+def test_where_mindspores_own_operators_are_wanted_no_warning_is(not_built, clean_environment):
+    result = run_in(not_built, {**clean_environment, "MLML_KERNEL": "composed"}, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("place", UNUSABLE)
+def test_where_they_cannot_be_used_and_are_wanted_a_call_says_what_to_do(place, request, clean_environment):
+    folder = request.getfixturevalue(place)
+    message = UNUSABLE[place]
+    wanted = {**clean_environment, "MLML_KERNEL": "cpu"}
+    result = run_in(folder, wanted, "-c", CALLS)
     lines = result.stdout.splitlines()
     assert len(lines) == 4, result.stderr
     assert all(message.format(folder / "mindspore_mlml" / "_cpu.so") in line for line in lines)
-
-
-@pytest.mark.parametrize(("place", "message"), [("not_built", NOT_BUILT), ("with_colon", WITH_COLON)])
-def test_where_the_kernels_cannot_be_used_the_smoke_test_says_what_to_do(place, message, request, clean_environment):
-    folder = request.getfixturevalue(place)
-    result = run_in(folder, clean_environment, "-m", "mindspore_mlml")
-    assert result.returncode == 1
-    assert result.stderr == ""
-    (verdict,) = (line for line in result.stdout.splitlines() if line.startswith("None is in use here. "))
+    smoke_test = run_in(folder, wanted, "-m", "mindspore_mlml")
+    assert smoke_test.returncode == 1
+    (verdict,) = (line for line in smoke_test.stdout.splitlines() if line.startswith("None is in use here. "))
     assert message.format(folder / "mindspore_mlml" / "_cpu.so") in verdict
 
 
 def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environment):
     result = run_in(copy_of_package(tmp_path / "with a space"), clean_environment, "-c", CALLS)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS, result.stderr
+
+
+def test_the_package_works_where_python_says_that_the_system_is_macos(tmp_path, clean_environment):
+    """MindSpore, which is imported before, and the library are Linux's."""
+    pretend = "import os, platform, mindspore; platform.system = lambda: 'Darwin'; del os.sched_getaffinity"
+    result = run_in(tmp_path, clean_environment, "-c", f"{pretend}\n{CALLS}")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["0.75", "0.75", "[[-0.75", "0.75"], (
         result.stderr
     )

@@ -8,23 +8,24 @@ import shutil
 import subprocess
 import sys
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 
-from mindspore_mlml import _backends, _hybrid_kernels
-from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
-from tests.support.compare import check_against_reference, check_second_derivatives
-from tests.support.nets import run_loss
+from mindspore_mlml import _hybrid_kernels
+from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, batch_of, random_batch
+from tests.support.compare import check_against_reference, check_second_derivatives, close
+from tests.support.nets import FORMS, run_loss
 from tests.support.reference import loss_and_gradient
 from tools import akg_ptx, gpu_check
 
 
 @pytest.fixture
-def hybrid(monkeypatch, tmp_path):
+def hybrid(force_kernel, monkeypatch, tmp_path):
     """Lets AKG's kernels run on the CPU."""
-    monkeypatch.setenv("MLML_KERNEL", "hybrid")
+    force_kernel("hybrid")
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path))
-    monkeypatch.setattr(_backends._Kernel, "name", None)
 
 
 def scores_and_margins(input, target):
@@ -83,6 +84,15 @@ def test_through_akg_a_target_out_of_range_makes_its_row_nan(mode, hybrid):
     loss = run_loss(EXAMPLE_INPUT, target, "none").asnumpy()
     assert loss[0] == 0
     assert np.isnan(loss[1])
+
+
+@pytest.mark.parametrize("mode", ["graph"], indirect=True)
+def test_with_unknown_shapes_mindspores_own_operators_take_over(mode, hybrid, rng):
+    net = FORMS["function"]("mean")
+    net.set_inputs(Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32))
+    for shape in ((2, 4), (3, 50)):
+        input, target = batch_of(rng, shape)
+        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target)[0])
 
 
 @pytest.mark.parametrize("mode", ["graph"], indirect=True)

