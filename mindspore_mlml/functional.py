@@ -56,8 +56,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["no
         ValueError: If shape of `input` is not the same as `target`.
         ValueError: If the number of classes is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
-        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
-            sample's loss and gradient are NaN instead.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU, and
+            where MindSpore's own operators compose the loss, the sample's loss and gradient are NaN instead.
 
     See also:
         - :class:`mindspore_mlml.MultilabelMarginLoss`, the same as a Cell.

@@ -51,8 +51,8 @@ class MultilabelMarginLoss(nn.LossBase):
         ValueError: If shape of `x` is not the same as `target`.
         ValueError: If the number of classes is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
-        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU the
-            sample's loss and gradient are NaN instead.
+        RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU, and
+            where MindSpore's own operators compose the loss, the sample's loss and gradient are NaN instead.
 
     See also:
         - :func:`mindspore_mlml.multilabel_margin_loss`, the same as a function.
