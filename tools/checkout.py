@@ -1,4 +1,4 @@
-"""The checkout without the package: for tests of an installed one."""
+"""The checkout without the package, so that tests take the one that is installed."""
 
 import shutil
 from pathlib import Path
