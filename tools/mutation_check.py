@@ -152,7 +152,12 @@ MUTANTS = [
         "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PartialSum sum",
         "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PartialSum sum",
     ),
-    ("float16 denormals are lost", GENERIC, "(denormal & is_denormal) |", ""),
+    ("float16 denormals are lost", GENERIC, "Floats>((denormal & is_denormal) |", "Floats>("),
+    ("generic: ties of float16 go up", GENERIC, "+ 0xfff + (magnitude >> 13 & 1)", "+ 0x1000"),
+    ("generic: denormal float16 are rounded elsewhere", GENERIC, "(magnitude) + 0.5f)", "(magnitude) + 0.25f)"),
+    ("generic: float16 overflows later", GENERIC, "0x477ff000", "0x477fffff"),
+    ("generic: float16 has no NaN", GENERIC, " | ((magnitude > 0x7f800000) & 0x200)", ""),
+    ("generic: the sign of a stored float16 is lost", GENERIC, " | (bits >> 16 & 0x8000)", ""),
     ("float16 denormals are lost one by one", HALF, "(magnitude)) * 0x1p-24f;", "(magnitude)) * 0.0f;"),
     (
         "float16 is cut off instead of rounded",

@@ -20,7 +20,21 @@ inline Floats Load(const Float16 *from) {
 }
 
 inline void Store(Float16 *to, Floats value) {
-  for (int i = 0; i < kLanes; ++i) to[i] = FromDouble<Float16>(value[i]);
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+  const Ints bits = reinterpret_cast<Ints>(value);
+  const Ints magnitude = bits & 0x7fffffff;
+  // Rounded to nearest, ties to even, by what is added before the lower 13 bits go; 112 is what the exponents differ
+  // by.
+  const Ints normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13;
+  // Beside 0.5, whose last bit is that of the least float16, an addition rounds denormal ones.
+  const Ints denormal = reinterpret_cast<Ints>(reinterpret_cast<Floats>(magnitude) + 0.5f) - (126 << 23);
+  const Ints is_denormal = magnitude < 113 << 23;
+  const Ints is_large = magnitude >= 0x477ff000;  // 65520, halfway to what would come after the largest
+  const Ints special = 0x7c00 | ((magnitude > 0x7f800000) & 0x200);  // infinity or NaN
+  const Ints finite = (denormal & is_denormal) | (normal & ~is_denormal);
+  const Ints half = (special & is_large) | (finite & ~is_large) | (bits >> 16 & 0x8000);
+  const Halves halves = __builtin_convertvector(half, Halves);
+  std::memcpy(to, &halves, sizeof(halves));
 }
 
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
