@@ -429,10 +429,10 @@ def print_table(title, rows):
     print(f"\n{title}")
     for name, row in rows.items():
         if row is None:
-            print(f"  {name!s:<16}failed: not enough memory")
+            print(f"  {name!s:<26}failed: not enough memory")
         elif isinstance(row, dict):
             cells = [f"{key} {format_value(key, value)}" for key, value in row.items() if "percentile" not in key]
-            print(f"  {name!s:<16}" + "  ".join(cells))
+            print(f"  {name!s:<26}" + "  ".join(cells))
         else:
             print(f"  {name:<56}{format_value(name, row)}")
 
