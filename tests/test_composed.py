@@ -233,8 +233,7 @@ OTHER_TESTS = {
     "mindspore": (
         "vjp or jvp or jacobians or (vmap and (pynative or axis_with_one)) or inputs or spawned or threads or "
         "(amp_levels and O3 and False) or (auto_mixed and (O2 or auto]) and not graph) or overflow or leaves or "
-        "scaling or "
-        "(auto_keeps and primitive and graph and False)"
+        "scaling or (auto_keeps and primitive and graph and False)"
     ),
     "properties": "",
     "training": "graph or not model",
