@@ -128,6 +128,10 @@ def find_compiler():
     if SYSTEM == "win" and want == "" and "CXX" not in os.environ:
         print(NO_COMPILER_ON_WINDOWS)
         return None
+    return compiler_command()
+
+
+def compiler_command():
     return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
@@ -189,7 +193,7 @@ def build_cuda(ext, library):
     """Builds the CUDA kernels."""
     nvcc = find_nvcc()
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-    host = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX"))[0]
+    host = compiler_command()[0]
     command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host}", *cuda_flags(known)]
     command += [
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",

@@ -29,7 +29,6 @@ import mindspore as ms  # noqa: E402  OMP_NUM_THREADS first: importing MindSpore
 import numpy as np  # noqa: E402
 import scipy.sparse  # noqa: E402
 from mindspore import Tensor, nn, ops  # noqa: E402
-from mindspore.ops import CustomRegOp, DataType  # noqa: E402
 
 from benchmarks.kernels import of_each_isa, supported_isas  # noqa: E402
 from benchmarks.measure import (  # noqa: E402
@@ -42,11 +41,12 @@ from benchmarks.measure import (  # noqa: E402
     interleaved_medians,
 )
 from mindspore_mlml import (  # noqa: E402
+    _ops,
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
     targets_from_lists,
 )
-from mindspore_mlml._backends import LIBRARIES, TARGETS, backends  # noqa: E402
+from mindspore_mlml._backends import LIBRARIES, PREFERENCE, backends  # noqa: E402
 
 try:
     import torch
@@ -66,21 +66,13 @@ def kernels(input, target):
 
 def bare_loss(limits):
     """A function as the loss is, whose kernels do nothing."""
-
-    def operator(function, inputs, shape, bprop=None):
-        info = CustomRegOp()
-        for index, name in enumerate(inputs):
-            info = info.input(index, name)
-        info = info.output(0, "output").dtype_format(*[DataType.None_None] * (len(inputs) + 1)).target("CPU")
-        name = f"{limits.library}:{function}"
-        return ops.Custom(name, shape, lambda x, *_: x, "aot", bprop=bprop, reg_info=info.get_op_info())
-
-    gradient = operator("DoNothingGrad", ("x", "y", "dout"), lambda x, *_: x)
+    register = _ops.aot(limits.library, "CPU", is_dynamic=False)
+    gradient = register("DoNothingGrad", ("x", "y", "dout"), lambda x, *_: x, None)
 
     def bprop(x, y, output, dout):
         return gradient(x, y, dout), ops.zeros_like(y)
 
-    loss = operator("DoNothing", ("x", "y"), lambda *_: (), bprop)
+    loss = register("DoNothing", ("x", "y"), lambda *_: (), bprop)
 
     def bare(x, y):
         return loss(x, y)
@@ -135,10 +127,9 @@ def end_to_end_with(**environment):
 
 def of_each_kernel():
     """Every kernel that a CPU can run, on labels of shape (N, T + 1), in turns so that noise is noise to all."""
-    kernels = [kernel for kernel, targets in TARGETS.items() if "CPU" in targets and kernel != "hybrid"]
     rows = {}
     for _ in range(3):
-        for kernel in kernels:
+        for kernel in PREFERENCE["CPU"]:
             output = run_python("-m", "benchmarks.run", "--labels", MLML_KERNEL=kernel).splitlines()[-1]
             for name, seconds in json.loads(output).items():
                 rows.setdefault(f"{kernel}, {name}", []).append(seconds)

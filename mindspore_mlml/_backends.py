@@ -97,7 +97,7 @@ def choose(target: str, wanted: str, problems: dict[str, str]) -> str:
 
 def _choose_here():
     target, wanted = ms.get_context("device_target"), os.environ.get("MLML_KERNEL", "")
-    problems = {kernel: problem_of(kernel) for kernel in TARGETS if problem_of(kernel)}
+    problems = {kernel: problem for kernel in TARGETS if (problem := problem_of(kernel))}
     kernel = choose(target, wanted, problems)
     if kernel == "composed" and not wanted:
         _warn(problems[PREFERENCE[target][0]])
@@ -160,8 +160,8 @@ def _host():
 
 def _state_of_library(kernel):
     """Whether a kernel that is in the CPU library is usable, and why."""
-    if problem_of(kernel):
-        return False, problem_of(kernel)
+    if problem := problem_of(kernel):
+        return False, problem
     library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     library.MultilabelMarginLossIsa.restype = ctypes.c_char_p
     isa = library.MultilabelMarginLossIsa()
@@ -188,8 +188,8 @@ def _cuda():
 
 
 def _hybrid():
-    if problem_of("hybrid"):
-        return Backend("GPU", "hybrid", False, problem_of("hybrid"))
+    if problem := problem_of("hybrid"):
+        return Backend("GPU", "hybrid", False, problem)
     if not _supports("GPU"):
         return Backend("GPU", "hybrid", False, "this MindSpore sees no GPU; MLML_KERNEL=hybrid tries it on the CPU")
     return Backend("GPU", "hybrid", True, "compiled by AKG when it is first called")

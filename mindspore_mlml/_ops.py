@@ -87,17 +87,18 @@ def _gradient_shape(input_shape, _, __):
     return input_shape
 
 
-def _aot(kernel, is_dynamic):
-    """The function that registers symbols of a kernel library; with ``is_dynamic`` the library infers the shapes."""
+def aot(library, target, is_dynamic):
+    """The function that registers symbols of a library for a device target; with ``is_dynamic`` the library infers the
+    shapes."""
 
     def register(symbol, inputs, out_shape, bprop):
         reg_info = CustomRegOp()
         for index, name in enumerate(inputs):
             reg_info = reg_info.input(index, name)
         formats = [DataType.None_None] * (len(inputs) + 1)
-        reg_info = reg_info.output(0, "output").dtype_format(*formats).target(TARGETS[kernel][0])
+        reg_info = reg_info.output(0, "output").dtype_format(*formats).target(target)
         return Custom(
-            f"{LIBRARIES[kernel]}:{symbol}",
+            f"{library}:{symbol}",
             None if is_dynamic else out_shape,
             None if is_dynamic else input_dtype,
             "aot",
@@ -155,7 +156,7 @@ def _make_aot_losses(is_dynamic):
     built = [kernel for kernel in LIBRARIES if problem_of(kernel) is None]
     if ms.get_context("device_target") == "Ascend":
         built = []
-    return {kernel: _make_losses(_aot(kernel, is_dynamic)) for kernel in built}
+    return {kernel: _make_losses(aot(LIBRARIES[kernel], TARGETS[kernel][0], is_dynamic)) for kernel in built}
 
 
 # For known shapes, and for those that are known when the graph runs.

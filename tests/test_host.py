@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import mindspore as ms
 import numpy as np
@@ -13,7 +12,7 @@ from mindspore import Tensor
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss, multilabel_margin_loss_from_labels
 from mindspore_mlml._backends import PACKAGE
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, random_batch
-from tests.support.compare import check_against_reference, check_second_derivatives, close
+from tests.support.compare import check_against_reference, check_second_derivatives, check_threads, close
 from tests.support.nets import FORMS_FROM_LABELS, PYNATIVE_AND_SLOWLY_GRAPH, run_gradient, run_loss
 from tests.support.processes import ROOT, run_program, run_script
 from tests.support.reference import loss_and_gradient
@@ -90,16 +89,7 @@ def test_unknown_shapes_are_for_the_composed_kernel(rng, reduction):
 
 
 def test_several_python_threads_may_call_at_once(rng):
-    batches = [random_batch(rng, 4, 300, 20) for _ in range(4)]
-
-    def work(pair):
-        x, y = Tensor(pair[0]), Tensor(pair[1])
-        return {float(multilabel_margin_loss(x, y).asnumpy()) for _ in range(30)}
-
-    with ThreadPoolExecutor(4) as pool:
-        for pair, losses in zip(batches, pool.map(work, batches)):
-            assert len(losses) == 1
-            np.testing.assert_allclose(losses.pop(), loss_and_gradient(*pair)[0], rtol=2e-6)
+    check_threads(rng)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mindspore as ms
@@ -23,7 +22,7 @@ from mindspore_mlml import (
     multilabel_margin_loss_from_labels,
 )
 from tests.support.cases import batch_of
-from tests.support.compare import close
+from tests.support.compare import check_threads, close
 from tests.support.nets import EACH_FORM, FORMS
 from tests.support.processes import ROOT, run_program, run_script
 from tests.support.reference import loss_and_gradient
@@ -328,16 +327,7 @@ def test_mindir_is_loaded_by_a_fresh_process_and_names_a_library_that_has_moved(
 
 def test_several_python_threads_may_call_at_once(rng):
     """Without gradients: MindSpore's automatic differentiation fails in several threads, of x * x too."""
-    batches = [batch_of(rng, (4, 300), most=20) for _ in range(4)]
-
-    def work(pair):
-        x, y = Tensor(pair[0]), Tensor(pair[1])
-        return {float(multilabel_margin_loss(x, y).asnumpy()) for _ in range(30)}
-
-    with ThreadPoolExecutor(4) as pool:
-        for pair, losses in zip(batches, pool.map(work, batches)):
-            assert len(losses) == 1
-            np.testing.assert_allclose(losses.pop(), loss_and_gradient(*pair)[0], rtol=2e-6)
+    check_threads(rng)
 
 
 FORK = """

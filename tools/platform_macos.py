@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from tools.check_wheels import check_all, fetch_mindspore
+from tools.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("tests/test_environment.py", "-k", "macos")
 LEFT_OUT = {"all that runs the library": "that takes a Mac"}
 

@@ -23,9 +23,8 @@ inline void Store(Float16 *to, Floats value) {
   typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
   const Ints bits = reinterpret_cast<Ints>(value);
   const Ints magnitude = bits & 0x7fffffff;
-  // Rounded to nearest, ties to even, by what is added before the lower 13 bits go; 112 is what the exponents differ
-  // by.
-  const Ints normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13;
+  // Rounded to nearest, ties to even, by what is added before the lower 13 bits go. The exponents differ by 112.
+  const Ints normal = (magnitude - (112 << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
   // Beside 0.5, whose last bit is that of the least float16, an addition rounds denormal ones.
   const Ints denormal = reinterpret_cast<Ints>(reinterpret_cast<Floats>(magnitude) + 0.5f) - (126 << 23);
   const Ints is_denormal = magnitude < 113 << 23;

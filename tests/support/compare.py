@@ -1,10 +1,12 @@
 """Comparing the loss and its derivatives with the reference."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_mlml import MultilabelMarginLoss
+from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss
 from tests.support.cases import random_batch
 from tests.support.nets import GradientNet, run_gradient, run_loss
 from tests.support.reference import TOLERANCE, loss_and_gradient
@@ -60,3 +62,17 @@ def check_second_derivatives(rng, dtype, reduction, rows):
     expected = (slope * weight).sum(axis=-1 if reduction == "none" else None)
     assert of_dout.shape == dout.shape
     np.testing.assert_allclose(of_dout.asnumpy(), expected, rtol=2e-3 if dtype == np.float16 else 1e-4, atol=2e-3)
+
+
+def check_threads(rng):
+    """Several Python threads that call at once each get their own loss, the same each time."""
+    batches = [random_batch(rng, 4, 300, 20) for _ in range(4)]
+
+    def work(pair):
+        x, y = Tensor(pair[0]), Tensor(pair[1])
+        return {float(multilabel_margin_loss(x, y).asnumpy()) for _ in range(30)}
+
+    with ThreadPoolExecutor(4) as pool:
+        for pair, losses in zip(batches, pool.map(work, batches)):
+            assert len(losses) == 1
+            np.testing.assert_allclose(losses.pop(), loss_and_gradient(*pair)[0], rtol=2e-6)
