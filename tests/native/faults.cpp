@@ -48,7 +48,8 @@ extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
 
 long calls = 0, failures = 0, mistakes = 0;
 
-// Lets the first, the second, ... allocation of a call fail, until the call needs no more.
+// Lets the first, the second, ... allocation of a call fail, until the call needs no more. (That of a helper may fail
+// unseen: the others do its work.)
 void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
   MultilabelMarginLossSetThreads(1);
   Batch expected(shape[0], shape[1], shape[2], 1);
@@ -61,9 +62,9 @@ void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
     try {
       allocations_left = nth;
       forward ? batch.Forward() : batch.Backward();
-      allocations_left = -1;
+      const bool none_failed = allocations_left.exchange(-1) >= 0;
       mistakes += forward ? batch.loss != expected.loss : batch.gradient != expected.gradient;
-      return;
+      if (none_failed) return;
     } catch (const std::bad_alloc &) {
       allocations_left = -1;
       ++failures;
