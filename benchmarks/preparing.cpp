@@ -23,22 +23,23 @@ const RowKernels &kernels = MLML_ISA::kFloat32;
 
 void Loss(const Batch &batch, Row *row) {
   PartialSum total = {0, 0};
-  for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) {
-    const PartialSum sum = kernels.sum_piece(batch, *row, piece);
+  for (int64_t piece = 0; piece < NumPieces(batch.classes); ++piece) {
+    const PartialSum sum = kernels.sum_tiles(batch, *row, Piece(batch.classes, piece));
     total.sum += sum.sum;
     total.flags |= sum.flags;
   }
-  volatile double loss = kernels.loss(batch, *row, total);
-  (void)loss;
+  volatile double sum = kernels.finish_sum(batch, *row, {0, NumTiles(batch.classes)}, total);
+  (void)sum;
 }
 
 void Gradient(const Batch &batch, Row *row, Counts *counts, float *gradient) {
   bool has_nan = false;
   kernels.start_counts(batch, *row, counts);
-  for (int64_t piece = 0; piece < Pieces(batch.classes); ++piece) {
-    has_nan = kernels.gradient_piece(batch, *row, piece, counts, gradient) || has_nan;
+  for (int64_t piece = 0; piece < NumPieces(batch.classes); ++piece) {
+    has_nan = kernels.gradient_of_tiles(batch, *row, Piece(batch.classes, piece), counts, gradient) || has_nan;
   }
-  kernels.finish_gradient(batch, *row, has_nan, *counts, gradient);
+  kernels.finish_gradient(batch, *row, {0, NumTiles(batch.classes)}, has_nan,
+                          kernels.active_classes(*row, *counts).data(), gradient);
 }
 
 // The median of the seconds that work(index) takes for all rows.

@@ -108,6 +108,24 @@ class Arguments {
     if (ReadDtype(index, name) != ReadDtype(0, "input")) {
       Fail("the dtype of '" + std::string(name) + "' must be that of 'input', but got " + DtypeName(index) + ".");
     }
+    return ReadElements(index, name, size);
+  }
+
+  // The same for a dtype of its own.
+  void *Read(int index, const char *name, const char *dtype, int64_t size) const {
+    if (!HasDtype(index, dtype)) {
+      Fail("the dtype of '" + std::string(name) + "' must be " + dtype + ", but got " + DtypeName(index) + ".");
+    }
+    return ReadElements(index, name, size);
+  }
+
+  // The memory that <Kernel>Init asked for: MindSpore gives it no shape and no dtype.
+  void *Workspace(int index) const { return Pointer(index, 1); }
+
+  [[noreturn]] void Fail(const std::string &message) const { mlml::Fail(function_, message); }
+
+ private:
+  void *ReadElements(int index, const char *name, int64_t size) const {
     int64_t elements = 1;
     bool overflows = false;
     for (int64_t dim : Shape(index)) overflows = __builtin_mul_overflow(elements, dim, &elements) || overflows;
@@ -118,12 +136,6 @@ class Arguments {
     return Pointer(index, size);
   }
 
-  // The memory that <Kernel>Init asked for: MindSpore gives it no shape and no dtype.
-  void *Workspace(int index) const { return Pointer(index, 1); }
-
-  [[noreturn]] void Fail(const std::string &message) const { mlml::Fail(function_, message); }
-
- private:
   const char *function_;
   int nparam_;
   void **params_;

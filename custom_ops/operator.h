@@ -35,6 +35,16 @@ struct Batch {
   int64_t classes = 0;
   int64_t num_labels = 0;  // of a row
   Names names = {};
+
+  // The input may be a slice of the classes that the labels are about: `classes` of `all_classes`, from the class
+  // `first_class` on. The scores of all labels are then given, rows x num_labels; null where the input has them.
+  int64_t first_class = 0;
+  int64_t all_classes = 0;
+  const float *target_scores = nullptr;
+
+  // The score of a class of a row is number row * stride + class - origin. Not all of them need lie in memory.
+  int64_t stride = 0;
+  int64_t origin = 0;
 };
 
 // Parameters 0 and 1 of every kernel.
@@ -58,6 +68,7 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   batch.rows = batch.is_matrix ? input[0] : 1;
   batch.classes = input.back();
   batch.num_labels = target.back();
+  batch.all_classes = batch.stride = batch.classes;
   if (batch.rows < 0 || batch.classes <= 0) {
     arguments.Fail("the number of classes must be positive, but got an 'input' of shape " + arguments.ShapeName(0) +
                    ".");
@@ -81,7 +92,7 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
 [[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
   const std::string target = batch.names.target;
   Fail(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
-                                 std::to_string(batch.classes) + ", but got " + target +
+                                 std::to_string(batch.all_classes) + ", but got " + target +
                                  (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
                                  std::to_string(position) + "] = " + std::to_string(value) + ".");
 }

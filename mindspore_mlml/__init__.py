@@ -6,11 +6,19 @@ from mindspore_mlml._patch import patch
 from mindspore_mlml.functional import multilabel_margin_loss, multilabel_margin_loss_from_labels
 from mindspore_mlml.labels import check_target, multi_hot_from_targets, targets_from_lists, targets_from_multi_hot
 from mindspore_mlml.losses import MultilabelMarginLoss, MultilabelMarginLossFromLabels
+from mindspore_mlml.many_classes import (
+    ClassParallelMultilabelMarginLoss,
+    LinearMultilabelMarginLoss,
+    linear_multilabel_margin_loss,
+)
 
 __all__ = [
+    "ClassParallelMultilabelMarginLoss",
+    "LinearMultilabelMarginLoss",
     "MultilabelMarginLoss",
     "MultilabelMarginLossFromLabels",
     "check_target",
+    "linear_multilabel_margin_loss",
     "multi_hot_from_targets",
     "multilabel_margin_loss",
     "multilabel_margin_loss_from_labels",

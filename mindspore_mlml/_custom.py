@@ -1,6 +1,7 @@
 """What operators of one's own need on each platform."""
 
 from mindspore import ops
+from mindspore.ops import CustomRegOp, DataType
 
 
 class Custom(ops.Custom):
@@ -9,6 +10,17 @@ class Custom(ops.Custom):
 
     def _check_platform(self):
         pass
+
+
+def aot(symbol, target, inputs, outputs, out_shape, out_dtype, bprop):
+    """The operator of a symbol of a library ("path:name") for a device target."""
+    reg_info = CustomRegOp()
+    for index, name in enumerate(inputs):
+        reg_info = reg_info.input(index, name)
+    for index, name in enumerate(outputs):
+        reg_info = reg_info.output(index, name)
+    reg_info = reg_info.dtype_format(*[DataType.None_None] * (len(inputs) + len(outputs))).target(target)
+    return Custom(symbol, out_shape, out_dtype, "aot", bprop=bprop, reg_info=reg_info.get_op_info())
 
 
 def input_dtype(dtype, *_):

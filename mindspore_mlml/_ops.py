@@ -12,11 +12,10 @@ import threading
 
 import mindspore as ms
 from mindspore import ops
-from mindspore.ops import CustomRegOp, DataType
 
-from mindspore_mlml import _host
+from mindspore_mlml import _blas, _custom, _host
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
-from mindspore_mlml._custom import Custom, input_dtype
+from mindspore_mlml._custom import input_dtype
 
 
 def _set_threads():
@@ -37,6 +36,8 @@ def _processors():
 
 
 _set_threads()
+if problem_of("host") is None:
+    _blas.set_blas()
 REDUCTIONS = ("none", "mean", "sum")
 # What the kernels' symbols begin with: the same kernels, whose errors name the function that was called.
 SYMBOLS = {
@@ -92,19 +93,8 @@ def aot(library, target, is_dynamic):
     shapes."""
 
     def register(symbol, inputs, out_shape, bprop):
-        reg_info = CustomRegOp()
-        for index, name in enumerate(inputs):
-            reg_info = reg_info.input(index, name)
-        formats = [DataType.None_None] * (len(inputs) + 1)
-        reg_info = reg_info.output(0, "output").dtype_format(*formats).target(target)
-        return Custom(
-            f"{library}:{symbol}",
-            None if is_dynamic else out_shape,
-            None if is_dynamic else input_dtype,
-            "aot",
-            bprop=bprop,
-            reg_info=reg_info.get_op_info(),
-        )
+        shape, dtype = (None, None) if is_dynamic else (out_shape, input_dtype)
+        return _custom.aot(f"{library}:{symbol}", target, inputs, ("output",), shape, dtype, bprop)
 
     return register
 

@@ -20,8 +20,8 @@ namespace MLML_ISA {
 namespace {
 
 template <class T>
-constexpr RowKernels kKernels = {PrepareLoss<T>, SumPiece<T>,      Loss<T>,          PrepareGradient<T>,
-                                 StartCounts,    GradientPiece<T>, FinishGradient<T>};
+constexpr RowKernels kKernels = {LoadAll<T>,         StoreAll<T>, PrepareLoss<T>,     SumTiles<T>,   FinishSum<T>,
+                                 PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveClasses, FinishGradient<T>};
 
 }  // namespace
 

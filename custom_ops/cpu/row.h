@@ -9,11 +9,27 @@
 
 namespace mlml {
 
+// The classes are worked on in tiles that fit the first-level cache.
+constexpr int64_t kTile = 1024;
+
+inline int64_t NumTiles(int64_t classes) { return (classes + kTile - 1) / kTile; }
+
+// Consecutive tiles: [begin, end).
+struct Tiles {
+  int64_t begin, end;
+};
+
 // A row is worked on in pieces of this many classes, by one thread or by several. The loss is the sum of the pieces'
 // sums in their order, so it does not depend on the number of threads.
 constexpr int64_t kPiece = 1 << 15;
+static_assert(kPiece % kTile == 0, "pieces are made of tiles");
 
-inline int64_t Pieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
+inline int64_t NumPieces(int64_t classes) { return (classes + kPiece - 1) / kPiece; }
+
+inline Tiles Piece(int64_t classes, int64_t piece) {
+  constexpr int64_t kTiles = kPiece / kTile;
+  return {piece * kTiles, std::min((piece + 1) * kTiles, NumTiles(classes))};
+}
 
 // Values of four bytes that begin at a cache line, so that no vector of them lies across two.
 template <class Value>
@@ -57,11 +73,11 @@ struct alignas(16) Line {
 struct Row {
   int64_t index = 0;               // in the batch
   double scale = 0;                // the gradient of one active pair
-  std::vector<int32_t> targets;    // y[0..T)
+  std::vector<int32_t> targets;    // y[0..T), as classes of the input: not all need be in it
   int target_flags = 0;            // what in their scores is not finite
   std::vector<float> thresholds;   // of each target, padded by +inf
   float least = 0;                 // of the thresholds
-  std::vector<int64_t> by_tile;    // the positions in targets, ordered by the tile of classes that the target is in
+  std::vector<int64_t> by_tile;    // the positions in targets of those that are in the input, ordered by their tile
   std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
   float absent = 0;                // a score that no threshold is less than: it stands for targets and padding
   Method method = Method::kDirect;
@@ -86,7 +102,7 @@ struct Row {
   bool computes_value = false;            // whether arithmetic in float32 gives just these
 };
 
-// What the pieces found out about the targets' gradients: the number of classes of rank k > 0 (or, with the direct
+// What is found out about the targets' gradients on the way: the number of classes of rank k > 0 (or, with the direct
 // method, active with target k) is the sum of the 2^log2_ways counts from k * 2^log2_ways on.
 struct Counts {
   int log2_ways = 0;
@@ -95,21 +111,30 @@ struct Counts {
 
 // The steps of one row, for one dtype and one instruction set.
 struct RowKernels {
+  // Copies numbers of this dtype to float32, and back, each rounded once.
+  void (*load)(const void *from, int64_t count, float *to);
+  void (*store)(const float *from, int64_t count, void *to);
+
   // Reads the targets of row `index`. Throws if one is out of range.
   void (*prepare_loss)(const Batch &batch, int64_t index, Row *row);
-  // The sum of the hinges of one piece's classes, and what in it is not finite.
-  PartialSum (*sum_piece)(const Batch &batch, const Row &row, int64_t piece);
-  // The loss of the row, given the sum of its pieces.
-  double (*loss)(const Batch &batch, const Row &row, PartialSum sum);
+  // The sum of the hinges of the tiles' classes, and what in it is not finite.
+  PartialSum (*sum_tiles)(const Batch &batch, const Row &row, Tiles tiles);
+  // The sum of the hinges of the tiles' classes, given what sum_tiles found in all parts of them.
+  double (*finish_sum)(const Batch &batch, const Row &row, Tiles tiles, PartialSum sum);
 
   // The same for the gradient, whose active pairs weigh `scale`.
   void (*prepare_gradient)(const Batch &batch, int64_t index, double scale, Row *row);
   // Makes room for the row's counts, and sets them to 0.
   void (*start_counts)(const Batch &batch, const Row &row, Counts *counts);
-  // Writes the gradient of one piece's classes, 0 for targets, and counts. Returns whether a score is NaN.
-  bool (*gradient_piece)(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient);
-  // Writes the gradient of the targets, or of the whole row if it has a NaN.
-  void (*finish_gradient)(const Batch &batch, const Row &row, bool has_nan, const Counts &counts, void *gradient);
+  // Writes the gradient of the tiles' classes, 0 for targets, and counts; only counts if `gradient` is null. Returns
+  // whether a score is NaN.
+  bool (*gradient_of_tiles)(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, void *gradient);
+  // For each target, the number of classes that it is active with.
+  std::vector<int64_t> (*active_classes)(const Row &row, const Counts &counts);
+  // Writes the gradient of the tiles' targets, given these numbers, or of all of the tiles' classes if the row has a
+  // NaN.
+  void (*finish_gradient)(const Batch &batch, const Row &row, Tiles tiles, bool has_nan, const int64_t *active,
+                          void *gradient);
 };
 
 // The kernels for the instruction set in use.

@@ -110,11 +110,10 @@ void CountRanks(const int32_t *ranks, int64_t number, Counts *counts) {
   }
 }
 
-// Writes the gradients of one piece's classes, and counts.
+// Writes the gradients of the tiles' classes, unless `output` is null, and counts.
 template <class T, class RankMethod>
-void WriteGradient(const Batch &batch, const Row &row, int64_t piece, const RankMethod method, Counts *counts,
+void WriteGradient(const Batch &batch, const Row &row, Tiles tiles, const RankMethod method, Counts *counts,
                    FiniteCheck *check, T *output) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   const GradientOfRank gradient_of(row.scale);
   FiniteCheck finite;
   Sifted sifted;
@@ -143,25 +142,25 @@ void WriteGradient(const Batch &batch, const Row &row, int64_t piece, const Rank
                [&](const Floats(&scores)[kVectors], const int32_t *places, int64_t count) MLML_INLINE_LAMBDA {
                  T values[kGroup];
                  write(scores, values);
-                 for (int64_t c = 0; c < count; ++c) output[piece * kPiece + places[c]] = values[c];
+                 if (output == nullptr) return;
+                 for (int64_t c = 0; c < count; ++c) output[places[c]] = values[c];
                });
   };
-  const int64_t end = PieceEnd(batch.classes, piece);
-  for (int64_t tile = piece * kTilesPerPiece; tile < end; ++tile) {
-    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    const int64_t count = std::min(kTile, batch.classes - tile * kTile), place = (tile - tiles.begin) * kTile;
     T padded[kTile];
-    T *gradient = count % kGroup == 0 ? output + tile * kTile : padded;
-    WithTile<T>(input, batch.classes, row, tile, false, [&](const auto &scores) {
+    T *gradient = output != nullptr && count % kGroup == 0 ? output + place : padded;
+    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, false, [&](const auto &scores) {
       TakeOrSift<RankMethod::kSifts>(
-          scores, row, tile * kTile - piece * kPiece, &sifted,
+          scores, row, place, &sifted,
           [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, gradient + i); },
           [&](int64_t i) MLML_INLINE_LAMBDA {
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
           });
     });
-    if (gradient == padded) std::copy_n(padded, count, output + tile * kTile);
-    if (RankMethod::kSifts) write_sifted(tile + 1 == end);
+    if (output != nullptr && gradient == padded) std::copy_n(padded, count, output + place);
+    if (RankMethod::kSifts) write_sifted(tile + 1 == tiles.end);
     CountRanks(ranks_of, number, counts);
     number = 0;
   }
@@ -169,21 +168,20 @@ void WriteGradient(const Batch &batch, const Row &row, int64_t piece, const Rank
 }
 
 template <class T>
-bool GradientPiece(const Batch &batch, const Row &row, int64_t piece, Counts *counts, void *gradient) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-  T *output = static_cast<T *>(gradient) + row.index * batch.classes;
-  const int64_t begin = piece * kPiece, end = std::min(begin + kPiece, batch.classes);
+bool GradientOfTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, void *gradient) {
+  const int64_t begin = tiles.begin * kTile, count = std::min(tiles.end * kTile, batch.classes) - begin;
+  T *output = gradient == nullptr ? nullptr : GradientFrom<T>(batch, row, begin, gradient);
   if (row.targets.empty()) {
-    std::memset(output + begin, 0, (end - begin) * sizeof(T));
+    if (output != nullptr) std::memset(output, 0, count * sizeof(T));
     return false;
   }
   FiniteCheck check;
-  WithRanks(row, [&](const auto method) { WriteGradient(batch, row, piece, method, counts, &check, output); });
+  WithRanks(row, [&](const auto method) { WriteGradient(batch, row, tiles, method, counts, &check, output); });
   if ((row.target_flags & kNan) != 0) return true;
-  return !check.Finite() && std::any_of(input + begin, input + end, [](T score) { return std::isnan(ToFloat(score)); });
+  const T *scores = ScoresFrom<T>(batch, row, begin);
+  return !check.Finite() && std::any_of(scores, scores + count, [](T score) { return std::isnan(ToFloat(score)); });
 }
 
-// For each target, the number of classes that it is active with.
 std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {
   const size_t ranks = row.targets.size() + 1;
   std::vector<int64_t> totals(ranks + 1);
@@ -199,22 +197,23 @@ std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {
 }
 
 template <class T>
-void FinishGradient(const Batch &batch, const Row &row, bool has_nan, const Counts &counts, void *gradient) {
+void FinishGradient(const Batch &batch, const Row &row, Tiles tiles, bool has_nan, const int64_t *active,
+                    void *gradient) {
   if (row.targets.empty()) return;
-  T *output = static_cast<T *>(gradient) + row.index * batch.classes;
+  const int64_t first = tiles.begin * kTile;
+  T *output = GradientFrom<T>(batch, row, first, gradient);
   if (has_nan) {
-    std::fill_n(output, batch.classes, FromDouble<T>(NAN));
+    std::fill_n(output, std::min(tiles.end * kTile, batch.classes) - first, FromDouble<T>(NAN));
     return;
   }
-  const std::vector<int64_t> active = ActiveClasses(row, counts);
   int64_t total[kTile] = {};  // per class of a tile: a class may be a target more than once
-  for (int64_t tile = 0; tile < Tiles(batch.classes); ++tile) {
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t *begin = row.by_tile.data() + TileBegin(row, tile);
     const int64_t *end = row.by_tile.data() + row.tile_ends[tile];
     for (const int64_t *j = begin; j < end; ++j) {
       const int32_t target = row.targets[*j];
       const int64_t sum = total[target % kTile] -= active[*j];  // whole when the last of its targets is taken
-      output[target] = FromDouble<T>(static_cast<double>(sum) * row.scale);
+      output[target - first] = FromDouble<T>(static_cast<double>(sum) * row.scale);
     }
     for (const int64_t *j = begin; j < end; ++j) total[row.targets[*j] % kTile] = 0;
   }

@@ -1,4 +1,4 @@
-// The loss of a row: the sum of its hinges, piece by piece.
+// The loss of a row: the sum of its hinges, in parts.
 //
 // As long as there are few pairs of a target and a class, the hinges are rounded to float32 and added one by one.
 // Beyond, those of a group are added in float32, and the groups in double.
@@ -17,7 +17,7 @@ template <class T>
 void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
   if (!PrepareTargets<T>(batch, index, row)) return;
   const auto count = static_cast<int64_t>(row->targets.size());
-  if (HasFewPairs(count, batch.classes)) return;
+  if (HasFewPairs(count, batch.all_classes)) return;
   PrepareHinges(batch.classes, row);
 }
 
@@ -35,12 +35,11 @@ void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
   }
 }
 
-// The sum of the hinges of one piece, if they are many. A score that is +inf or NaN makes it infinite or NaN; so may
+// The sum of the hinges of tiles, if they are many. A score that is +inf or NaN makes it infinite or NaN; so may
 // one of -inf.
 template <class T, class HingeMethod>
-void SumHinges(const Batch &batch, const Row &row, int64_t piece, bool clamp, const HingeMethod method,
+void SumHinges(const Batch &batch, const Row &row, Tiles tiles, bool clamp, const HingeMethod method,
                DoubleSum *total) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
   DoubleSum sum;
   Sifted sifted;
   const auto add = [&](const Floats(&scores)[kVectors]) MLML_INLINE_LAMBDA {
@@ -57,68 +56,67 @@ void SumHinges(const Batch &batch, const Row &row, int64_t piece, bool clamp, co
     TakeSifted(row, last, &sifted,
                [&](const Floats(&scores)[kVectors], const int32_t *, int64_t) MLML_INLINE_LAMBDA { add(scores); });
   };
-  const int64_t end = PieceEnd(batch.classes, piece);
-  for (int64_t tile = piece * kTilesPerPiece; tile < end; ++tile) {
-    WithTile<T>(input, batch.classes, row, tile, clamp, [&](const auto &scores) {
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, clamp, [&](const auto &scores) {
       TakeOrSift<HingeMethod::kSifts>(
           scores, row, 0, &sifted, [&](int64_t, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { add(group); },
           [](int64_t) {});
     });
-    if (HingeMethod::kSifts) add_sifted(tile + 1 == end);
+    if (HingeMethod::kSifts) add_sifted(tile + 1 == tiles.end);
   }
   *total = sum;
 }
 
-// The sum of one piece's hinges. With `clamp`, classes whose score is -inf add nothing.
+// The sum of the tiles' hinges. With `clamp`, classes whose score is -inf add nothing.
 template <class T>
-double SumScores(const Batch &batch, const Row &row, int64_t piece, bool clamp) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+double SumScores(const Batch &batch, const Row &row, Tiles tiles, bool clamp) {
   DoubleSum sum;
-  if (HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.classes)) {
-    WithTile<T>(input, batch.classes, row, 0, clamp, [&](const auto &scores) { SumTerms(scores, row, &sum); });
+  if (HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.all_classes)) {
+    WithTile(ScoresFrom<T>(batch, row, 0), batch.classes, row, 0, clamp,
+             [&](const auto &scores) { SumTerms(scores, row, &sum); });
   } else {
-    WithHinges(row, [&](const auto method) { SumHinges<T>(batch, row, piece, clamp, method, &sum); });
+    WithHinges(row, [&](const auto method) { SumHinges<T>(batch, row, tiles, clamp, method, &sum); });
   }
   return sum.Total();
 }
 
 template <class T>
-int FindFlags(const Batch &batch, const Row &row, int64_t piece) {
-  const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
+int FindFlags(const Batch &batch, const Row &row, Tiles tiles) {
   int flags = 0;
-  for (int64_t tile = piece * kTilesPerPiece; tile < PieceEnd(batch.classes, piece); ++tile) {
-    const int64_t begin = tile * kTile;
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    const int64_t begin = tile * kTile, count = std::min(kTile, batch.classes - begin);
+    const T *scores = ScoresFrom<T>(batch, row, begin);
     bool is_target[kTile] = {};
     for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
       is_target[row.targets[row.by_tile[j]] - begin] = true;
     }
-    for (int64_t i = begin; i < std::min(begin + kTile, batch.classes); ++i) {
-      if (!is_target[i - begin]) flags |= FlagsOfOther(ToFloat(input[i]));
+    for (int64_t i = 0; i < count; ++i) {
+      if (!is_target[i]) flags |= FlagsOfOther(ToFloat(scores[i]));
     }
   }
   return flags | row.target_flags;
 }
 
 template <class T>
-PartialSum SumPiece(const Batch &batch, const Row &row, int64_t piece) {
+PartialSum SumTiles(const Batch &batch, const Row &row, Tiles tiles) {
   if (row.targets.empty()) return {0, 0};
-  const double sum = SumScores<T>(batch, row, piece, false);
+  const double sum = SumScores<T>(batch, row, tiles, false);
   if (row.target_flags == 0 && std::isfinite(sum)) return {sum, 0};
-  const int flags = FindFlags<T>(batch, row, piece);
+  const int flags = FindFlags<T>(batch, row, tiles);
   if (DecideSum(flags)) return {0, flags};
-  return {SumScores<T>(batch, row, piece, true), flags};  // finite scores, and masked classes
+  return {SumScores<T>(batch, row, tiles, true), flags};  // finite scores, and masked classes
 }
 
-// The row's sum from its formula in double: for scores so large that float32 overflows on the way.
+// The tiles' sum from its formula in double: for scores so large that float32 overflows on the way.
 template <class T>
-double SumInDouble(const T *input, int64_t classes, const Row &row) {
+double SumInDouble(const Batch &batch, const Row &row, Tiles tiles) {
   double sum = 0;
-  for (int64_t tile = 0; tile < Tiles(classes); ++tile) {
+  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     float scores[kTile];
-    LoadTile(input, classes, row, tile, scores);
-    const int64_t count = std::min(kTile, classes - tile * kTile);
-    for (int32_t target : row.targets) {
-      const double margin = 1.0 - ToFloat(input[target]);
+    LoadTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, scores);
+    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
+    for (size_t j = 0; j < row.targets.size(); ++j) {
+      const double margin = 1.0 - TargetScore<T>(batch, row, static_cast<int64_t>(j));
       for (int64_t i = 0; i < count; ++i) sum += std::max(0.0, margin + scores[i]);
     }
   }
@@ -126,12 +124,9 @@ double SumInDouble(const T *input, int64_t classes, const Row &row) {
 }
 
 template <class T>
-double Loss(const Batch &batch, const Row &row, PartialSum sum) {
-  if (!std::isfinite(sum.sum) && !DecideSum(sum.flags)) {
-    const T *input = static_cast<const T *>(batch.input) + row.index * batch.classes;
-    sum.sum = SumInDouble(input, batch.classes, row);
-  }
-  return RowSum(sum) / static_cast<double>(batch.classes);
+double FinishSum(const Batch &batch, const Row &row, Tiles tiles, PartialSum sum) {
+  if (!std::isfinite(sum.sum) && !DecideSum(sum.flags)) sum.sum = SumInDouble<T>(batch, row, tiles);
+  return RowSum(sum);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // A row's targets: read, checked, grouped by the tile of classes that they are in, and turned into thresholds.
 //
-// The classes are worked on in tiles that fit the first-level cache. Targets that are grouped by tile are found
-// without a search when the tile's turn comes.
+// Targets that are grouped by tile are found without a search when the tile's turn comes.
 #pragma once
 
 #include <algorithm>
@@ -16,52 +15,69 @@ namespace mlml {
 namespace MLML_ISA {
 namespace {
 
-constexpr int64_t kTile = 1024;
-static_assert(kPiece % kTile == 0, "pieces are made of tiles");
-
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
 // Where a tile's targets begin in row.by_tile.
 int64_t TileBegin(const Row &row, int64_t tile) { return tile == 0 ? 0 : row.tile_ends[tile - 1]; }
 
-int64_t Tiles(int64_t classes) { return (classes + kTile - 1) / kTile; }
+// Where the scores of a class and of those behind it lie.
+template <class T>
+const T *ScoresFrom(const Batch &batch, const Row &row, int64_t i) {
+  return static_cast<const T *>(batch.input) + (row.index * batch.stride + i - batch.origin);
+}
 
-constexpr int64_t kTilesPerPiece = kPiece / kTile;
+// The same for gradients, whose layout is that of the scores.
+template <class T>
+T *GradientFrom(const Batch &batch, const Row &row, int64_t i, void *gradient) {
+  return static_cast<T *>(gradient) + (row.index * batch.stride + i - batch.origin);
+}
 
-// The tile behind a piece's last.
-int64_t PieceEnd(int64_t classes, int64_t piece) { return std::min((piece + 1) * kTilesPerPiece, Tiles(classes)); }
+template <class T>
+float TargetScore(const Batch &batch, const Row &row, int64_t j) {
+  if (batch.target_scores != nullptr) return batch.target_scores[row.index * batch.num_labels + j];
+  return ToFloat(*ScoresFrom<T>(batch, row, row.targets[j]));
+}
 
 void ReadTargets(const Batch &batch, int64_t index, Row *row) {
   const int32_t *labels = batch.target + index * batch.num_labels;
-  const auto last = static_cast<int32_t>(std::min<int64_t>(batch.classes, std::numeric_limits<int32_t>::max()) - 1);
+  const auto last = static_cast<int32_t>(std::min<int64_t>(batch.all_classes, std::numeric_limits<int32_t>::max()) - 1);
   const auto all_classes = [=](Ints vector) { return !AnyNegative((vector < 0) | (vector > last)); };
   int64_t count = 0;
   while (count + kLanes <= batch.num_labels && all_classes(Load(labels + count))) count += kLanes;
   for (; count < batch.num_labels && labels[count] >= 0; ++count) {
-    if (labels[count] >= batch.classes) FailTarget(batch, index, count, labels[count]);
+    if (labels[count] >= batch.all_classes) FailTarget(batch, index, count, labels[count]);
   }
   row->index = index;
   row->targets.assign(labels, labels + count);
+  if (batch.first_class == 0) return;
+  for (int32_t &target : row->targets) target -= static_cast<int32_t>(batch.first_class);
 }
 
-void GroupByTile(int64_t classes, Row *row) {
+void GroupByTile(const Batch &batch, Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
   row->by_tile.resize(count);
-  if (classes <= kTile) {
+  if (batch.classes == batch.all_classes && batch.classes <= kTile) {
     row->tile_ends.assign(1, count);
     std::iota(row->by_tile.begin(), row->by_tile.end(), 0);
     return;
   }
-  row->tile_ends.assign(Tiles(classes), 0);
-  for (int32_t target : row->targets) ++row->tile_ends[target / kTile];
+  row->tile_ends.assign(NumTiles(batch.classes), 0);
+  const auto is_in_input = [&](int32_t target) { return target >= 0 && target < batch.classes; };
+  for (int32_t target : row->targets) {
+    if (is_in_input(target)) ++row->tile_ends[target / kTile];
+  }
   int64_t begin = 0;
   for (int64_t &end : row->tile_ends) begin += std::exchange(end, begin);
-  for (int64_t j = 0; j < count; ++j) row->by_tile[row->tile_ends[row->targets[j] / kTile]++] = j;
+  for (int64_t j = 0; j < count; ++j) {
+    const int32_t target = row->targets[j];
+    if (is_in_input(target)) row->by_tile[row->tile_ends[target / kTile]++] = j;
+  }
 }
 
-template <class T>
-void ComputeThresholds(const T *input, Row *row) {
+// The thresholds of target scores, of which score_of(j) gives the one of target j.
+template <class T, class ScoreOf>
+void ComputeThresholds(ScoreOf score_of, Row *row) {
   constexpr int64_t kPadding = 8 * kLanes;  // a whole number of groups
   const auto count = static_cast<int64_t>(row->targets.size());
   row->thresholds.resize((count + kPadding - 1) / kPadding * kPadding);
@@ -70,7 +86,7 @@ void ComputeThresholds(const T *input, Row *row) {
     // Of many scores at a time: a vector of those that were just stored one by one would have to wait for them.
     T scores[kPadding];
     const int64_t number = std::min(kPadding, count - begin);
-    for (int64_t i = 0; i < number; ++i) scores[i] = input[row->targets[begin + i]];
+    for (int64_t i = 0; i < number; ++i) scores[i] = score_of(begin + i);
     for (int64_t i = number; i % kLanes != 0; ++i) scores[i] = scores[0];
     for (int64_t i = 0; i < number; i += kLanes) {
       const Floats score = Load(scores + i), threshold = Threshold(score);
@@ -89,7 +105,7 @@ void ComputeThresholds(const T *input, Row *row) {
     finite = finite && check[lane] == 0;
   }
   if (!finite) {
-    for (int32_t target : row->targets) row->target_flags |= FlagsOfTarget(ToFloat(input[target]));
+    for (int64_t j = 0; j < count; ++j) row->target_flags |= FlagsOfTarget(ToFloat(score_of(j)));
   }
   row->absent = row->least == -kInfinity ? -kInfinity : kLowest;
 }
@@ -99,8 +115,14 @@ template <class T>
 bool PrepareTargets(const Batch &batch, int64_t index, Row *row) {
   ReadTargets(batch, index, row);
   if (row->targets.empty()) return false;
-  GroupByTile(batch.classes, row);
-  ComputeThresholds(static_cast<const T *>(batch.input) + index * batch.classes, row);
+  GroupByTile(batch, row);
+  if (batch.target_scores != nullptr) {
+    const float *scores = batch.target_scores + index * batch.num_labels;
+    ComputeThresholds<float>([=](int64_t j) { return scores[j]; }, row);
+  } else {
+    const T *scores = ScoresFrom<T>(batch, *row, 0);
+    ComputeThresholds<T>([=](int64_t j) { return scores[row->targets[j]]; }, row);
+  }
   return true;
 }
 

@@ -22,17 +22,33 @@ constexpr int kVectors = 8;
 constexpr int64_t kGroup = kVectors * kLanes;  // tiles are padded to whole groups
 static_assert(kTile % kGroup == 0, "tiles are made of groups");
 
+template <class T>
+void LoadAll(const void *from, int64_t count, float *to) {
+  const T *values = static_cast<const T *>(from);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(to + i, Load(values + i));
+  for (; i < count; ++i) to[i] = ToFloat(values[i]);
+}
+
+template <class T>
+void StoreAll(const float *from, int64_t count, void *to) {
+  T *values = static_cast<T *>(to);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(values + i, Load(from + i));
+  for (; i < count; ++i) values[i] = FromDouble<T>(from[i]);
+}
+
 // Loads a tile of scores, pads it to whole groups, and takes the targets out. Nothing in it is less than row.absent;
 // NaN stays NaN.
 template <class T>
 void LoadTile(const T *input, int64_t classes, const Row &row, int64_t tile, float *scores) {
-  const int64_t begin = tile * kTile;
+  const int64_t begin = tile * kTile;  // of which `input` holds the scores
   const int64_t count = std::min(kTile, classes - begin);
   const Floats absent = Fill(row.absent);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Max(absent, Load(input + begin + i)));
+  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Max(absent, Load(input + i)));
   for (; i < count; ++i) {
-    const float score = ToFloat(input[begin + i]);
+    const float score = ToFloat(input[i]);
     scores[i] = score < row.absent ? row.absent : score;
   }
   for (; i % kGroup != 0; ++i) scores[i] = row.absent;
@@ -60,23 +76,22 @@ MLML_INLINE void LoadGroup(const Tile<Source> &tile, int64_t i, Floats (&group)[
   }
 }
 
-// Calls use(tile) with a tile of the row: as it lies in memory where it can, otherwise, or if told to, a copy in
-// which nothing is less than row.absent.
+// Calls use(tile) with a tile of the row, whose scores are given: as it lies in memory where it can, otherwise, or if
+// told to, a copy in which nothing is less than row.absent.
 template <class T, class Use>
-void WithTile(const T *input, int64_t classes, const Row &row, int64_t tile, bool copy, Use use) {
-  const T *scores = input + tile * kTile;
+void WithTile(const T *scores, int64_t classes, const Row &row, int64_t tile, bool copy, Use use) {
   const int64_t count = std::min(kTile, classes - tile * kTile);
   if (!copy && count % kGroup == 0 && TileBegin(row, tile) == row.tile_ends[tile]) {
     use(Tile<T>{scores, count, scores + kTile});
     return;
   }
   float copied[kTile];
-  LoadTile(input, classes, row, tile, copied);
+  LoadTile(scores, classes, row, tile, copied);
   // In float16 it is more than the next tile that is fetched.
   use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, reinterpret_cast<const float *>(scores + kTile)});
 }
 
-// Scores that may be active, sifted out of the tiles of a piece until they make groups, and their places in the piece.
+// Scores that may be active, sifted out of consecutive tiles until they make groups, and their places in these.
 struct Sifted {
   float scores[kTile + kGroup];
   int32_t places[kTile + kGroup];
@@ -87,7 +102,7 @@ struct Sifted {
 //
 // With kSifts only for those in which many scores may be active: greater than the least threshold, or NaN. Late in
 // training these are few; the others add nothing to the loss and have no gradient. From the other groups they are
-// sifted, after a call of pass(i). `begin` is the tile's place in the piece.
+// sifted, after a call of pass(i). `begin` is the tile's place.
 template <bool kSifts, class Source, class Take, class Pass>
 MLML_INLINE void TakeOrSift(const Tile<Source> &tile, const Row &row, int64_t begin, Sifted *sifted, Take take,
                             Pass pass) {

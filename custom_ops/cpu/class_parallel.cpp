@@ -1,0 +1,126 @@
+// The loss of scores whose classes are divided over ranks: each has a slice of them (slice.h).
+//
+//   Header        (input, labels, place) -> header
+//   TargetScores  (input, labels, place, header) -> target scores
+//   Partial       (input, labels, place, header, target scores) -> partial
+//   None and so on   (input, labels, place, header, target scores, partial) -> loss
+//   GradNone ...     (input, labels, place, header, target scores, partial, dout) -> gradient of input
+// Header, target scores and partial are summed over the ranks before they go on.
+#include <vector>
+
+#include "../operator.h"
+#include "floating_point.h"
+#include "reduction.h"
+#include "slice.h"
+
+namespace mlml {
+namespace {
+
+constexpr Names kNames = {"ClassParallelMultilabelMarginLoss", "labels"};
+
+// One call. What its last input is says how much is known.
+struct Call {
+  enum Parameter { kInput, kLabels, kPlace, kHeader, kTargetScores, kPartial, kDout };
+
+  Call(const Arguments &from, Parameter last) : arguments(from), output(last + 1) {
+    arguments.Expect(output + 1);
+    batch = ReadBatch(arguments, kNames);
+    place = ReadPlace(arguments, kPlace, batch);
+    if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
+    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
+  }
+
+  const Arguments &arguments;
+  int output;
+  Batch batch;
+  Place place;
+};
+
+void Header(const Arguments &arguments) {
+  const Call call(arguments, Call::kPlace);
+  const Batch &batch = call.batch;
+  Checksum checksum;
+  for (int64_t size : {batch.rows, batch.num_labels, static_cast<int64_t>(batch.dtype)}) checksum.Add(size);
+  checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
+  void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place));
+  WriteHeader(call.place, batch.classes, checksum, static_cast<float *>(header));
+}
+
+void TargetScores(const Arguments &arguments) {
+  const Call call(arguments, Call::kHeader);
+  const Batch &batch = call.batch;
+  const int64_t size = batch.rows * batch.num_labels;
+  auto *scores = static_cast<float *>(arguments.Read(call.output, "target scores", "float32", size));
+  std::fill_n(scores, size, 0.0f);
+  for (int64_t row = 0; row < batch.rows; ++row) {
+    ForEachTarget(batch, row, [&](int64_t j, int64_t i) {
+      const int64_t from = row * batch.classes + i;
+      scores[row * batch.num_labels + j] = batch.dtype == Dtype::kFloat16
+                                               ? ToFloat(static_cast<const Float16 *>(batch.input)[from])
+                                               : static_cast<const float *>(batch.input)[from];
+    });
+  }
+}
+
+void WritePartial(const Arguments &arguments) {
+  const Call call(arguments, Call::kTargetScores);
+  const Batch &batch = call.batch;
+  const Partial<float> partial(arguments, call.output, call.place, batch);
+  InStandardFloatingPoint([&] {
+    WriteParts(call.place, batch, RowSums(batch), partial);
+    std::fill_n(partial.counts, batch.rows * batch.num_labels, 0.0f);
+    const RowKernels &kernels = SelectRowKernels(batch.dtype);
+    const auto no_scale = [](int64_t) { return 0.0; };
+    Gradient(batch, no_scale, nullptr, [&](const Row &row, bool has_nan, const Counts &counts) {
+      const std::vector<int64_t> active = kernels.active_classes(row, counts);
+      for (size_t j = 0; j < row.targets.size(); ++j) {
+        partial.counts[row.index * batch.num_labels + j] = has_nan ? NAN : static_cast<float>(active[j]);
+      }
+    });
+  });
+}
+
+void Loss(const Arguments &arguments, Reduction reduction) {
+  const Call call(arguments, Call::kPartial);
+  const Partial<const float> partial(arguments, Call::kPartial, call.place, call.batch);
+  void *loss = arguments.Read(call.output, "loss", LossSize(call.batch, reduction));
+  InStandardFloatingPoint(
+      [&] { Reduce(RowLosses(call.place, call.batch, partial), call.batch.dtype, reduction, loss); });
+}
+
+void WriteGradient(const Arguments &arguments, Reduction reduction) {
+  const Call call(arguments, Call::kDout);
+  const Batch &batch = call.batch;
+  const Partial<const float> partial(arguments, Call::kPartial, call.place, batch);
+  const Scale scale(batch, reduction, arguments.Read(Call::kDout, "dout", LossSize(batch, reduction)));
+  void *gradient = arguments.Read(call.output, "gradient", batch.rows * batch.classes);
+  InStandardFloatingPoint([&] {
+    const RowKernels &kernels = SelectRowKernels(batch.dtype);
+    Gradient(batch, scale, gradient, [&](const Row &row, bool, const Counts &) {
+      std::vector<int64_t> active;
+      const bool has_nan = !partial.ReadCounts(batch, row.index, &active);
+      kernels.finish_gradient(batch, row, {0, NumTiles(batch.classes)}, has_nan, active.data(), gradient);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace mlml
+
+#define MLML_STEP(STEP, RUN)                                                                                       \
+  MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes, \
+                                                          const char **dtypes, void *, void *) {                   \
+    const mlml::Arguments arguments(mlml::kNames.function, nparam, params, ndims, shapes, dtypes);                 \
+    RUN;                                                                                                           \
+    return 0;                                                                                                      \
+  }
+
+MLML_STEP(Header, mlml::Header(arguments))
+MLML_STEP(TargetScores, mlml::TargetScores(arguments))
+MLML_STEP(Partial, mlml::WritePartial(arguments))
+MLML_STEP(None, mlml::Loss(arguments, mlml::Reduction::kNone))
+MLML_STEP(Mean, mlml::Loss(arguments, mlml::Reduction::kMean))
+MLML_STEP(Sum, mlml::Loss(arguments, mlml::Reduction::kSum))
+MLML_STEP(GradNone, mlml::WriteGradient(arguments, mlml::Reduction::kNone))
+MLML_STEP(GradMean, mlml::WriteGradient(arguments, mlml::Reduction::kMean))
+MLML_STEP(GradSum, mlml::WriteGradient(arguments, mlml::Reduction::kSum))

@@ -1,0 +1,35 @@
+"""Gives the CPU kernels the product of matrices of SciPy, which MindSpore brings."""
+
+import ctypes
+from pathlib import Path
+
+import scipy
+from scipy.linalg import cython_blas
+
+from mindspore_mlml._backends import LIBRARIES
+
+
+def _function(name):
+    """The address of a function of SciPy's interface to BLAS for Cython."""
+    capsule = cython_blas.__pyx_capi__[name]
+    name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return pointer_of(capsule, name_of(capsule))
+
+
+def _set_threads():
+    """The address of the function that sets how many threads OpenBLAS uses for the thread that calls it, or None: for
+    another BLAS, or an older one, which then works with its own threads."""
+    for path in sorted(Path(scipy.__file__).parent.parent.glob("scipy.libs/*openblas*.so*")):
+        library = ctypes.CDLL(str(path))
+        if hasattr(library, "openblas_set_num_threads_local"):
+            return ctypes.cast(library.openblas_set_num_threads_local, ctypes.c_void_p).value
+    return None
+
+
+def set_blas():
+    """To be called once, before the first kernel that multiplies matrices."""
+    library = ctypes.CDLL(str(LIBRARIES["cpu"]))
+    library.MultilabelMarginLossSetBlas.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.MultilabelMarginLossSetBlas(_function("sgemm"), _set_threads())

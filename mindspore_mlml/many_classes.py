@@ -1,0 +1,316 @@
+"""The loss for more classes than one device holds, or than scores fit into memory."""
+
+from typing import Literal, Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.communication import GlobalComm, get_group_size, get_rank
+
+from mindspore_mlml import _checks, _ops, _slices
+from mindspore_mlml._backends import kernel_in_use
+from mindspore_mlml.functional import multilabel_margin_loss_from_labels
+
+_LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS}
+_LINEAR_WITH_BIAS = {reduction: _slices.LinearWithBiasLoss(reduction) for reduction in _ops.REDUCTIONS}
+_TOP_BLOCK = 16384  # classes that top_k looks at at a time
+
+
+def _scores(features, weight, bias):
+    """Those of a linear layer."""
+    scores = ops.matmul(features, ops.cast(weight, features.dtype).T)
+    if bias is None:
+        return scores
+    return scores + ops.cast(bias, features.dtype)
+
+
+def _linear_loss(features, weight, bias, labels, reduction):
+    """The loss by the kernel in use; checks have passed."""
+    if 0 in features.shape or kernel_in_use() != "cpu":
+        return multilabel_margin_loss_from_labels(_scores(features, weight, bias), labels, reduction)
+    if bias is None:
+        return _LINEAR[reduction](features, labels, weight)
+    return _LINEAR_WITH_BIAS[reduction](features, labels, weight, bias)
+
+
+def linear_multilabel_margin_loss(
+    features: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    labels: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+) -> Tensor:
+    r"""
+    The loss of :func:`mindspore_mlml.multilabel_margin_loss_from_labels` for the scores of a linear layer,
+    :math:`features \cdot weight^T + bias`, without making them: a matrix of :math:`N \times C` numbers, and as many for
+    its gradient.
+
+    The scores are computed a block of classes at a time, in float32, and again for the gradient. What is taken beside
+    the arguments and their gradients does not depend on the number of classes.
+
+    Args:
+        features (Tensor): Tensor of shape :math:`(N, D)`, where :math:`N` is the batch size. Data type must be float16
+            or float32.
+        weight (Tensor): Tensor of shape :math:`(C, D)`, as that of :class:`mindspore.nn.Dense`, where :math:`C` is the
+            number of classes, at most 16 777 216. Data type must be float16 or float32.
+        bias (Tensor): Tensor of shape :math:`(C)`, of the data type of `weight`; or None.
+        labels (Tensor): Class indices, not multi-hot. Tensor of shape :math:`(N, K)`, for any :math:`K \geq 1`. In each
+            row, the first negative value ends the list. Data type must be int32.
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+
+    Returns:
+        Tensor of the dtype of `features`. If `reduction` is ``'none'``, its shape is :math:`(N)`. Otherwise, its shape
+        is :math:`()`. It has first derivatives by `features`, `weight` and `bias`.
+
+    Raises:
+        TypeError: If `features`, `weight`, `bias` or `labels` is not a Tensor, or their dtypes are not as above.
+        ValueError: If their shapes are not as above.
+        ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+        RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+
+    Note:
+        On a GPU, in graphs with dynamic shapes, and where the kernel ``cpu`` cannot be used, the scores are made.
+
+    See also:
+        - :class:`mindspore_mlml.LinearMultilabelMarginLoss`, which has the layer's parameters.
+
+    Supported Platforms:
+        ``GPU`` ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import numpy as np
+        >>> from mindspore_mlml import linear_multilabel_margin_loss
+        >>> features = ms.Tensor(np.array([[1, 0], [0, 1]]), ms.float32)
+        >>> weight = ms.Tensor(np.array([[0.1, 0.2], [0.2, 0.3], [0.4, 0.5], [0.8, 0.7]]), ms.float32)
+        >>> labels = ms.Tensor(np.array([[0, 3], [2, -1]]), ms.int32)
+        >>> print(linear_multilabel_margin_loss(features, weight, None, labels))
+        0.7625
+    """
+    name = "linear_multilabel_margin_loss"
+    if not isinstance(features, Tensor):
+        raise TypeError(f"For '{name}', the 'features' must be a Tensor, but got {_checks.shorten(features)}.")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"For '{name}', the 'weight' must be a Tensor, but got {_checks.shorten(weight)}.")
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"For '{name}', the 'bias' must be a Tensor or None, but got {_checks.shorten(bias)}.")
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"For '{name}', the 'labels' must be a Tensor, but got {_checks.shorten(labels)}.")
+    shapes = (features.shape, weight.shape, None if bias is None else bias.shape, labels.shape)
+    dtypes = (features.dtype, weight.dtype, None if bias is None else bias.dtype, labels.dtype)
+    _checks.check_linear(name, dtypes, shapes, reduction)
+    if _ops.in_graph():
+        return _linear_loss(features, weight, bias, labels, reduction)
+    return _ops.in_turn(_linear_loss, features, weight, bias, labels, reduction)
+
+
+def _find_group(name, group):
+    """The group of a name, or that of all processes."""
+    if not GlobalComm.INITED:
+        if group is not None:
+            raise RuntimeError(f"For '{name}', a 'group' needs mindspore.communication.init(), which was not called.")
+        return _slices.ALONE
+    group = GlobalComm.WORLD_COMM_GROUP if group is None else group
+    if get_group_size(group) == 1:
+        return _slices.ALONE
+    return _slices.Group(get_rank(group), get_group_size(group), ops.AllReduce(group=group))
+
+
+def _check_positive(name, argument, value):
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"For '{name}', the '{argument}' must be an int, but got {_checks.shorten(repr(value))}.")
+    if value <= 0:
+        raise ValueError(f"For '{name}', the '{argument}' must be positive, but got {value}.")
+
+
+class ClassParallelMultilabelMarginLoss(nn.LossBase):
+    r"""
+    The loss of :class:`mindspore_mlml.MultilabelMarginLossFromLabels` when the classes are divided over the processes
+    of a group: each has the scores of consecutive classes.
+
+    A row's sum of hinges is the sum of its sums over the slices, once the scores of its labels are known everywhere.
+    So the processes exchange :math:`N \times K` scores, as many counts, and :math:`2N` numbers for each process,
+    whatever the number of classes is. The gradient of `x` is this process's part of the whole gradient, bit for bit.
+
+    Args:
+        num_classes (int): The number of classes of all processes together, at most 16 777 216.
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+        group (str, optional): The group of processes, of at most 256. Default: ``None`` , all processes; or this
+            process alone, if ``mindspore.communication.init`` was not called.
+
+    Inputs:
+        - **x** (Tensor) - The scores of this process's classes. Tensor of shape :math:`(N, c)`, where :math:`N` is the
+          batch size. The processes have consecutive classes in the order of their ranks, and need not have as many.
+          Data type must be float16 or float32.
+        - **labels** (Tensor) - Class indices among all classes, the same in all processes. Tensor of shape
+          :math:`(N, K)`, for any :math:`K \geq 1`. In each row, the first negative value ends the list. Data type must
+          be int32.
+
+    Outputs:
+        Tensor of the dtype of `x`, the same in all processes. If `reduction` is ``'none'``, its shape is :math:`(N)`.
+        Otherwise, its shape is :math:`()`. It has first derivatives.
+
+    Raises:
+        TypeError: If `num_classes` is not an int, or `x` or `labels` is not a Tensor of such a dtype.
+        ValueError: If `num_classes` is not positive, or shapes or `reduction` are not as above.
+        RuntimeError: If the processes have not `num_classes` classes together, or not the same `labels`; in all of
+            them. Raised when the kernel runs, as is:
+        RuntimeError: If a label is not less than the number of classes.
+        RuntimeError: If the kernel in use is not ``cpu``.
+
+    Supported Platforms:
+        ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import numpy as np
+        >>> from mindspore_mlml import ClassParallelMultilabelMarginLoss
+        >>> loss = ClassParallelMultilabelMarginLoss(num_classes=4)  # one process, which has all of them
+        >>> x = ms.Tensor(np.array([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.5, 0.7]]), ms.float32)
+        >>> labels = ms.Tensor(np.array([[0, 3], [2, -1]]), ms.int32)
+        >>> print(loss(x, labels))
+        0.7625
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        group: Optional[str] = None,
+    ) -> None:
+        name = type(self).__name__
+        _check_positive(name, "num_classes", num_classes)
+        _checks.check_reduction(name, reduction)
+        super().__init__(reduction)
+        self.reduction = reduction
+        own_slice = _slices.Slice(_find_group(name, group), num_classes)
+        self._loss = (_slices.ClassParallelLoss(reduction, own_slice),)
+
+    def construct(self, x: Tensor, labels: Tensor) -> Tensor:
+        _checks.check_cpu("ClassParallelMultilabelMarginLoss", kernel_in_use())
+        _checks.check_types(_CLASS_PARALLEL, (x.dtype, labels.dtype), self.reduction)
+        _checks.check_matrices("ClassParallelMultilabelMarginLoss", x.shape, labels.shape)
+        return self._loss[0](x, labels)
+
+
+_CLASS_PARALLEL = ("ClassParallelMultilabelMarginLoss", "labels", False)
+
+
+class LinearMultilabelMarginLoss(nn.Cell):
+    r"""
+    A linear layer and the loss of its scores, :class:`mindspore.nn.Dense` followed by
+    :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, without the matrix of scores; see
+    :func:`mindspore_mlml.linear_multilabel_margin_loss`.
+
+    Its parameters `weight` and `bias` are those of an :class:`mindspore.nn.Dense`, whose checkpoints it takes.
+
+    Args:
+        in_channels (int): The number of features, :math:`D`.
+        num_classes (int): The number of classes, :math:`C`, at most 16 777 216.
+        reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,
+            ``'sum'`` . Default: ``'mean'`` .
+        has_bias (bool, optional): Whether the layer has a bias. Default: ``True`` .
+        weight_init (Union[Tensor, str, Initializer, numbers.Number], optional): As of :class:`mindspore.nn.Dense`.
+            Default: ``None`` .
+        bias_init (Union[Tensor, str, Initializer, numbers.Number], optional): As of :class:`mindspore.nn.Dense`.
+            Default: ``None`` .
+        dtype (mindspore.dtype, optional): Of the parameters. Default: ``mindspore.float32`` .
+        block_size (int, optional): How many classes are worked on at a time; it is rounded up to a multiple of 1024.
+            More take more memory. Default: ``None`` , 1024.
+        group (str, optional): A group of processes among which the classes are divided; all have the same features and
+            labels, and the classes from :math:`\lfloor C \cdot rank / ranks \rfloor` on. Default: ``None`` , no group.
+
+    Inputs:
+        - **features** (Tensor) - Tensor of shape :math:`(N, D)`. Data type must be float16 or float32.
+        - **labels** (Tensor) - Class indices, not multi-hot. Tensor of shape :math:`(N, K)`, for any :math:`K \geq 1`.
+          In each row, the first negative value ends the list. Data type must be int32.
+
+    Outputs:
+        Tensor of the dtype of `features`. If `reduction` is ``'none'``, its shape is :math:`(N)`. Otherwise, its shape
+        is :math:`()`.
+
+    Raises:
+        TypeError: If `in_channels`, `num_classes` or `block_size` is not an int.
+        ValueError: If one of these is not positive, or `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
+
+    Supported Platforms:
+        ``GPU`` ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import numpy as np
+        >>> from mindspore_mlml import LinearMultilabelMarginLoss
+        >>> head = LinearMultilabelMarginLoss(2, 1000, weight_init="ones", bias_init="zeros")
+        >>> features = ms.Tensor(np.array([[1, 0], [0, 1]]), ms.float32)
+        >>> labels = ms.Tensor(np.array([[0, 999], [2, -1]]), ms.int32)
+        >>> print(head(features, labels).shape, head.predict(features).shape)
+        () (2, 1000)
+        >>> scores, classes = head.top_k(features, 5)
+        >>> print(scores.shape, classes.dtype)
+        (2, 5) Int32
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        has_bias: bool = True,
+        weight_init=None,
+        bias_init=None,
+        dtype=ms.float32,
+        block_size: Optional[int] = None,
+        group: Optional[str] = None,
+    ) -> None:
+        name = type(self).__name__
+        _check_positive(name, "in_channels", in_channels)
+        _check_positive(name, "num_classes", num_classes)
+        if block_size is not None:
+            _check_positive(name, "block_size", block_size)
+        _checks.check_reduction(name, reduction)
+        super().__init__()
+        processes = _slices.ALONE if group is None else _find_group(name, group)
+        own_slice = _slices.Slice(processes, num_classes, block_size or 0)
+        rank, ranks = processes.rank, processes.ranks
+        own_classes = num_classes * (rank + 1) // ranks - num_classes * rank // ranks
+        layer = nn.Dense(in_channels, own_classes, weight_init, bias_init, has_bias, dtype=dtype)
+        self.weight = layer.weight
+        self.bias = layer.bias if has_bias else None
+        self.reduction = reduction
+        self.has_bias = has_bias
+        self._is_alone = ranks == 1
+        loss = _slices.LinearWithBiasLoss if has_bias else _slices.LinearLoss
+        self._loss = (loss(reduction, own_slice),)
+
+    def construct(self, features: Tensor, labels: Tensor) -> Tensor:
+        dtypes = (features.dtype, self.weight.dtype, None, labels.dtype)
+        shapes = (features.shape, self.weight.shape, None, labels.shape)
+        _checks.check_linear("LinearMultilabelMarginLoss", dtypes, shapes, self.reduction)
+        if self._is_alone and (0 in features.shape or kernel_in_use() != "cpu"):
+            return multilabel_margin_loss_from_labels(self.predict(features), labels, self.reduction)
+        _checks.check_cpu("LinearMultilabelMarginLoss", kernel_in_use())
+        if self.has_bias:
+            return self._loss[0](features, labels, self.weight, self.bias)
+        return self._loss[0](features, labels, self.weight)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """The scores of this process's classes, of shape (N, C)."""
+        return _scores(features, self.weight, self.bias)
+
+    def top_k(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The `k` greatest scores of each row among this process's classes, in descending order, and their classes
+        (int32), both of shape (N, k); without the scores of all classes at a time."""
+        classes = self.weight.shape[0]
+        if not isinstance(k, int) or not 0 < k <= classes:
+            raise ValueError(f"For 'top_k', 'k' must be an int from 1 to {classes}, but got {k}.")
+        best, places = [], []
+        for begin in range(0, classes, _TOP_BLOCK):
+            end = min(begin + _TOP_BLOCK, classes)
+            bias = self.bias[begin:end] if self.has_bias else None
+            scores = _scores(features, self.weight[begin:end], bias)
+            values, indices = ops.topk(scores, min(k, end - begin))
+            best.append(values)
+            places.append(indices + begin)
+        values, indices = ops.topk(ops.cat(best, 1), k)
+        return values, ops.cast(ops.gather_elements(ops.cat(places, 1), 1, indices), ms.int32)
