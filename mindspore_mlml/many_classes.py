@@ -7,11 +7,13 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 from mindspore_mlml import _checks, _ops, _slices
-from mindspore_mlml._backends import kernel_in_use
+from mindspore_mlml._backends import kernel_in_use, problem_of
 from mindspore_mlml.functional import multilabel_margin_loss_from_labels
 
-_LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS}
-_LINEAR_WITH_BIAS = {reduction: _slices.LinearWithBiasLoss(reduction) for reduction in _ops.REDUCTIONS}
+_CAN_SLICE = problem_of("cpu") is None
+# By reduction.
+_LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
+_LINEAR_WITH_BIAS = {reduction: _slices.LinearWithBiasLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
 _TOP_BLOCK = 16384  # classes that top_k looks at at a time
 
 
@@ -185,7 +187,7 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
         super().__init__(reduction)
         self.reduction = reduction
         own_slice = _slices.Slice(_find_group(name, group), num_classes)
-        self._loss = (_slices.ClassParallelLoss(reduction, own_slice),)
+        self._loss = (_slices.ClassParallelLoss(reduction, own_slice),) if _CAN_SLICE else ()
 
     def construct(self, x: Tensor, labels: Tensor) -> Tensor:
         _checks.check_cpu("ClassParallelMultilabelMarginLoss", kernel_in_use())
@@ -281,7 +283,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
         self.has_bias = has_bias
         self._is_alone = ranks == 1
         loss = _slices.LinearWithBiasLoss if has_bias else _slices.LinearLoss
-        self._loss = (loss(reduction, own_slice),)
+        self._loss = (loss(reduction, own_slice),) if _CAN_SLICE else ()
 
     def construct(self, features: Tensor, labels: Tensor) -> Tensor:
         dtypes = (features.dtype, self.weight.dtype, None, labels.dtype)
