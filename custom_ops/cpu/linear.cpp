@@ -26,7 +26,10 @@ namespace {
 
 constexpr Names kNames = {"linear_multilabel_margin_loss", "labels"};
 
-constexpr int64_t kMostRanges = 32;
+// So many ranges at most, and at least as many as few threads need; fewer where each range's gradient of the features
+// is large.
+constexpr int64_t kMostRanges = 32, kFewRanges = 4;
+constexpr int64_t kFeaturesOfRanges = 1 << 22;
 constexpr int64_t kRowsOfBlock = 256;
 constexpr int64_t kDefaultBlock = 1024;  // classes
 
@@ -143,7 +146,8 @@ class Layer {
     const int64_t block = call.place.block == 0 ? kDefaultBlock : call.place.block;
     block_ = NumTiles(block) * kTile;
     const int64_t blocks = (batch.classes + block_ - 1) / block_;
-    ranges_ = std::min(blocks, kMostRanges);
+    const int64_t room = kFeaturesOfRanges / std::max<int64_t>(batch.rows * call.features, 1);
+    ranges_ = std::min(blocks, std::clamp(room, kFewRanges, kMostRanges));
     range_ = (blocks + ranges_ - 1) / ranges_ * block_;
     ranges_ = (batch.classes + range_ - 1) / range_;
   }
