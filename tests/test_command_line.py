@@ -1,6 +1,7 @@
 """What a user runs from a shell: the smoke test and the examples."""
 
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_digits_example_trains(tmp_path, clean_environment):
     assert result.returncode == 0, result.stderr
     assert "exact match" in result.stdout
     assert (tmp_path / "train_digits.png").stat().st_size > 0
+
+
+def test_many_labels_example_is_better_than_naming_the_most_frequent(tmp_path, clean_environment):
+    program = str(EXAMPLES / "many_labels.py")
+    result = run(program, "--classes", "2000", "--samples", "2048", cwd=tmp_path, env=clean_environment)
+    assert result.returncode == 0, result.stderr
+    precisions = re.findall(r"precision@(\d) ([\d.]+)%, of the most frequent labels ([\d.]+)%", result.stdout)
+    assert [k for k, _, _ in precisions] == ["1", "3", "5"]
+    for _, learnt, most_frequent in precisions:
+        assert float(learnt) > 3 * float(most_frequent)
+    peaks = re.findall(r"peak memory with (linear loss|Dense \+ loss) (\d+) MB", result.stdout)
+    assert len(peaks) == (2 if sys.platform == "linux" else 0)
+    assert (tmp_path / "many_labels.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/labels.md"])
