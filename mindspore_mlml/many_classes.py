@@ -47,7 +47,8 @@ def linear_multilabel_margin_loss(
     its gradient.
 
     The scores are computed a block of classes at a time, in float32, and again for the gradient. What is taken beside
-    the arguments and their gradients does not depend on the number of classes.
+    the arguments and their gradients does not depend on the number of classes. Fused linear cross-entropies do so
+    (`Liger Kernel <https://arxiv.org/abs/2410.10989>`_, `Cut Cross-Entropy <https://arxiv.org/abs/2411.09009>`_).
 
     Args:
         features (Tensor): Tensor of shape :math:`(N, D)`, where :math:`N` is the batch size. Data type must be float16
@@ -133,6 +134,7 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
     A row's sum of hinges is the sum of its sums over the slices, once the scores of its labels are known everywhere.
     So the processes exchange :math:`N \times K` scores, as many counts, and :math:`2N` numbers for each process,
     whatever the number of classes is. The gradient of `x` is this process's part of the whole gradient, bit for bit.
+    For cross-entropies this is known as vocabulary-parallel (`Megatron-LM <https://arxiv.org/abs/1909.08053>`_).
 
     Args:
         num_classes (int): The number of classes of all processes together, at most 16 777 216.
