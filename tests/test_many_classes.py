@@ -304,3 +304,207 @@ def test_what_is_not_finite_in_the_layer_counts_as_in_dense(rng, dtype, value, a
         bias[1501 if at == "a label's bias" else 1502] = value
     for reduction in ("none", "mean"):
         check_linear(rng, (features, weight, bias), labels, reduction, cuts=(1024,)[: number - 1])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The linear layer in MindSpore
+
+
+class FunctionNet(nn.Cell):
+    """The function as a Cell with the parameters of the layer."""
+
+    def __init__(self, weight, bias, reduction):
+        super().__init__()
+        self.weight = ms.Parameter(Tensor(weight))
+        self.bias = None if bias is None else ms.Parameter(Tensor(bias))
+        self.reduction = reduction
+
+    def construct(self, features, labels):
+        return linear_multilabel_margin_loss(features, self.weight, self.bias, labels, self.reduction)
+
+
+def make_head(weight, bias, reduction, **options):
+    """The Cell with such parameters."""
+    classes, features = weight.shape
+    initial = {"weight_init": Tensor(weight), "bias_init": None if bias is None else Tensor(bias)}
+    dtype = ms.float16 if weight.dtype == np.float16 else ms.float32
+    return LinearMultilabelMarginLoss(
+        features, classes, reduction, has_bias=bias is not None, dtype=dtype, **initial, **options
+    )
+
+
+LAYERS = {"function": FunctionNet, "cell": make_head}
+
+
+def check_layer(net, layer, labels, reduction, ulps=4):
+    """Loss and gradients of a Cell by features and parameters, compared with Dense and the loss in float64."""
+    loss, expected = linear_reference(*layer, labels, reduction, np.ones(len(labels) if reduction == "none" else ()))
+    features, labels = Tensor(layer[0]), Tensor(labels)
+
+    def total(features):
+        loss = net(features, labels)
+        return loss.sum(), loss
+
+    (_, output), (of_features, of_parameters) = ms.value_and_grad(total, 0, net.trainable_params(), has_aux=True)(
+        features
+    )
+    assert (output.dtype, output.shape) == (features.dtype, loss.shape)
+    check_losses([output.asnumpy()], loss, ulps)
+    gradients = [of_features, *of_parameters]
+    assert [gradient.dtype for gradient in gradients] == [features.dtype] + [net.weight.dtype] * len(of_parameters)
+    check_gradients([gradient.asnumpy() for gradient in gradients], expected)
+
+
+@pytest.mark.parametrize("form", LAYERS)
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_layer_in_mindspore(mode, rng, form, has_bias, reduction):
+    features, weight, bias = random_layer(rng, 6, 5, 1500)
+    layer = (features, weight, bias if has_bias else None)
+    check_layer(LAYERS[form](*layer[1:], reduction), layer, random_labels(rng, 6, 1500, 4), reduction)
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+@pytest.mark.parametrize("form", LAYERS)
+@pytest.mark.parametrize("dtypes", [(np.float16, np.float16), (np.float16, np.float32), (np.float32, np.float16)])
+def test_the_layer_of_float16_in_mindspore(mode, rng, form, dtypes):
+    layer = random_layer(rng, 6, 5, 1500, *dtypes)
+    check_layer(LAYERS[form](*layer[1:], "mean"), layer, random_labels(rng, 6, 1500, 4), "mean")
+
+
+def test_the_block_size_of_the_cell(rng):
+    layer, labels = random_layer(rng, 3, 5, 5000), random_labels(rng, 3, 5000, 4)
+    for block_size in (1, 2000, 10000):
+        head = make_head(*layer[1:], "mean", block_size=block_size)
+        assert head._loss[0]._place.asnumpy().tolist() == [5000, 0, 1, block_size]
+        check_layer(head, layer, labels, "mean")
+
+
+@pytest.mark.parametrize("form", LAYERS)
+def test_an_empty_batch(mode, form):
+    for reduction, shape in (("none", (0,)), ("mean", ()), ("sum", ())):
+        layer = np.zeros((0, 3), np.float32), np.ones((5, 3), np.float32), np.ones(5, np.float32)
+        check_layer(LAYERS[form](*layer[1:], reduction), layer, np.zeros((0, 2), np.int32), reduction)
+        assert LAYERS[form](*layer[1:], reduction)(Tensor(layer[0]), Tensor(np.zeros((0, 2)), ms.int32)).shape == shape
+
+
+@pytest.mark.parametrize("kernel", ["composed", "host"])
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+@pytest.mark.parametrize("form", LAYERS)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_where_another_kernel_is_in_use_the_loss_is_the_same(force_kernel, mode, rng, kernel, form, has_bias):
+    features, weight, bias = random_layer(rng, 6, 5, 1500)
+    layer, labels = (features, weight, bias if has_bias else None), random_labels(rng, 6, 1500, 4)
+    force_kernel(kernel)
+    check_layer(LAYERS[form](*layer[1:], "mean"), layer, labels, "mean")
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_the_class_parallel_loss_needs_the_kernel_cpu(force_kernel, mode):
+    force_kernel("composed")
+    loss = ClassParallelMultilabelMarginLoss(4)
+    message = "For 'ClassParallelMultilabelMarginLoss', the kernel in use must be cpu, but it is composed"
+    with pytest.raises(RuntimeError, match=message):
+        loss(Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET))
+
+
+def test_a_jitted_step_of_a_model(rng):
+    layer, labels = random_layer(rng, 6, 5, 1500), Tensor(random_labels(rng, 6, 1500, 4))
+    head = make_head(*layer[1:], "mean")
+    features = Tensor(layer[0])
+
+    def forward(features, labels):
+        return head(features * 2, labels)
+
+    step = ms.value_and_grad(forward, None, head.trainable_params())
+    (loss, gradients), (jitted, of_jitted) = step(features, labels), ms.jit(step)(features, labels)
+    expected, (_, *of_parameters) = linear_reference(layer[0] * 2, *layer[1:], labels.asnumpy(), "mean", 1)
+    check_losses([loss.asnumpy(), jitted.asnumpy()], expected, 4)
+    for results in (gradients, of_jitted):
+        check_gradients([gradient.asnumpy() for gradient in results], of_parameters)
+
+
+class Model(nn.Cell):
+    """A body and the head."""
+
+    def __init__(self, features, classes):
+        super().__init__()
+        self.body = nn.Dense(features, 16)
+        self.head = LinearMultilabelMarginLoss(16, classes)
+
+    def construct(self, features, labels):
+        return self.head(self.body(features), labels)
+
+
+@pytest.mark.parametrize("amp_level", ["O0", "O3", "auto"])
+def test_model_train_with_the_head(mode, rng, amp_level):
+    """Each sample has the sum of the directions of its two labels."""
+    labels = np.stack([rng.permutation(8)[:2] for _ in range(64)]).astype(np.int32)
+    features = np.eye(8, dtype=np.float32)[labels].sum(axis=1)
+    ms.set_seed(1)
+    network = Model(8, 1500)
+    model = ms.train.Model(network, optimizer=nn.Adam(network.trainable_params(), 0.05), amp_level=amp_level)
+    losses = []
+
+    class Record(ms.train.Callback):
+        def step_end(self, run_context):
+            losses.append(float(run_context.original_args().net_outputs.asnumpy()))
+
+    dataset = NumpySlicesDataset((features, labels), ["features", "labels"], shuffle=False).batch(32)
+    model.train(30, dataset, callbacks=[Record()], dataset_sink_mode=False)
+    assert len(losses) == 60
+    assert losses[-1] < losses[0] / 4
+    scores, classes = network.head.top_k(network.body(Tensor(features, network.body.weight.dtype)), 2)
+    assert (np.sort(classes.asnumpy(), axis=1) == np.sort(labels, axis=1)).mean() > 0.9
+    assert scores.shape == (64, 2)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_checkpoint_of_a_dense_layer_is_that_of_the_head(has_bias, rng):
+    dense = nn.Dense(5, 1500, has_bias=has_bias)
+    ms.save_checkpoint(dense, "dense.ckpt")
+    head = LinearMultilabelMarginLoss(5, 1500, has_bias=has_bias)
+    assert ms.load_param_into_net(head, ms.load_checkpoint("dense.ckpt"), strict_load=True) == ([], [])
+    assert [p.name for p in head.trainable_params()] == [p.name for p in dense.trainable_params()]
+    features = Tensor(rng.standard_normal((6, 5)), ms.float32)
+    np.testing.assert_array_equal(head.weight.asnumpy(), dense.weight.asnumpy())
+    np.testing.assert_allclose(head.predict(features).asnumpy(), dense(features).asnumpy(), rtol=1e-6, atol=1e-6)
+    ms.save_checkpoint(head, "head.ckpt")
+    assert ms.load_param_into_net(dense, ms.load_checkpoint("head.ckpt"), strict_load=True) == ([], [])
+
+
+@pytest.mark.parametrize("initial", ["ones", "normal", 0.25, None])
+def test_the_initialisers_are_those_of_a_dense_layer(initial):
+    parameters = []
+    for layer in (nn.Dense, LinearMultilabelMarginLoss):
+        ms.set_seed(3)
+        made = layer(4, 7, weight_init=initial, bias_init=initial if initial != "normal" else "zeros")
+        parameters.append([(p.name, p.dtype, p.asnumpy().tolist()) for p in made.trainable_params()])
+    assert parameters[0] == parameters[1]
+    assert LinearMultilabelMarginLoss(4, 7, dtype=ms.float16).weight.dtype == ms.float16
+
+
+@pytest.mark.parametrize("classes", [9, 16384, 16385, 50001])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_predict_and_top_k(rng, classes, dtype, has_bias):
+    features = rng.standard_normal((5, 8)).astype(dtype)
+    weight, bias = rng.standard_normal((classes, 8)).astype(dtype), 10 * rng.standard_normal(classes).astype(dtype)
+    weight[-1] = 5 * features[0]  # the last one is the best of the first row
+    bias[-1] = 100
+    head = make_head(weight, bias if has_bias else None, "mean")
+    dense = nn.Dense(8, classes, Tensor(weight), Tensor(bias), has_bias, dtype=head.weight.dtype)
+    predicted = head.predict(Tensor(features))
+    scores = predicted.asnumpy().astype(np.float32)
+    assert (predicted.dtype, predicted.shape) == (head.weight.dtype, (5, classes))
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 4e-3, "atol": 4e-2}
+    np.testing.assert_allclose(scores, dense(Tensor(features)).asnumpy(), **tolerance)
+    for k in (1, 7, 9):
+        best, places = (result.asnumpy() for result in head.top_k(Tensor(features), k))
+        assert (best.dtype, places.dtype, places.shape) == (dtype, np.int32, (5, k))
+        np.testing.assert_allclose(best, -np.sort(-scores, axis=1)[:, :k], **tolerance)
+        np.testing.assert_allclose(np.take_along_axis(scores, places, 1), best, **tolerance)
+        assert all(len(set(row)) == k for row in places.tolist())
+        assert places[0, 0] == classes - 1
+        if dtype == np.float32:  # which has no ties
+            np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :k])
