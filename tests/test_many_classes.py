@@ -17,16 +17,16 @@ from mindspore.dataset import NumpySlicesDataset
 from mindspore_mlml import (
     ClassParallelMultilabelMarginLoss,
     LinearMultilabelMarginLoss,
-    linear_multilabel_margin_loss,
     _ops,
+    linear_multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
 )
 from mindspore_mlml._backends import LIBRARIES
+from tests.conftest import MODES
 from tests.support import slices
-from tests.support.builds import ROOT
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, INF, NAN, REDUCTIONS
 from tests.support.nets import GRAPH_AND_SLOWLY_PYNATIVE, PYNATIVE_AND_SLOWLY_GRAPH
-from tests.support.processes import run_program, run_python, run_script
+from tests.support.processes import ROOT, run_program, run_python
 from tests.support.slices import (
     SIZES,
     check_class_parallel,
@@ -35,7 +35,6 @@ from tests.support.slices import (
     check_losses,
     linear_reference,
     random_cuts,
-    random_dout,
     random_labels,
     random_layer,
     run_grid,
@@ -157,7 +156,7 @@ def test_ranks_without_all_classes_together_are_an_error_on_each():
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 256])
-@pytest.mark.parametrize("other", [LABELS + [[0, 0, 0], [0, 0, 1]], LABELS.T.copy().reshape(2, 3), LABELS[:, ::-1]])
+@pytest.mark.parametrize("other", [LABELS + np.eye(2, 3), LABELS.T.reshape(2, 3), LABELS[:, ::-1]])
 def test_labels_that_differ_are_an_error_on_each_rank(ranks, other):
     other = np.ascontiguousarray(other, np.int32)
     scores = np.zeros((2, 1), np.float32)
@@ -356,8 +355,15 @@ def check_layer(net, layer, labels, reduction, ulps=4):
 
 
 @pytest.mark.parametrize("form", LAYERS)
-@pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("reduction", "has_bias"),
+    [
+        ("none", True),
+        ("mean", False),
+        pytest.param("sum", True, marks=pytest.mark.slow),
+        *(pytest.param(reduction, reduction == "mean", marks=pytest.mark.slow) for reduction in REDUCTIONS),
+    ],
+)
 def test_the_layer_in_mindspore(mode, rng, form, has_bias, reduction):
     features, weight, bias = random_layer(rng, 6, 5, 1500)
     layer = (features, weight, bias if has_bias else None)
@@ -380,6 +386,7 @@ def test_the_block_size_of_the_cell(rng):
         check_layer(head, layer, labels, "mean")
 
 
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
 @pytest.mark.parametrize("form", LAYERS)
 def test_an_empty_batch(mode, form):
     for reduction, shape in (("none", (0,)), ("mean", ()), ("sum", ())):
@@ -436,6 +443,7 @@ class Model(nn.Cell):
         return self.head(self.body(features), labels)
 
 
+@pytest.mark.parametrize("mode", GRAPH_AND_SLOWLY_PYNATIVE, indirect=True)
 @pytest.mark.parametrize("amp_level", ["O0", "O3", "auto"])
 def test_model_train_with_the_head(mode, rng, amp_level):
     """Each sample has the sum of the directions of its two labels."""
@@ -508,3 +516,226 @@ def test_predict_and_top_k(rng, classes, dtype, has_bias):
         assert places[0, 0] == classes - 1
         if dtype == np.float32:  # which has no ties
             np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :k])
+
+
+MEMORY = """
+    import sys
+    import mindspore as ms, numpy as np
+    from mindspore import Tensor, nn
+    from benchmarks.measure import extra_memory
+    from mindspore_mlml import LinearMultilabelMarginLoss, multilabel_margin_loss_from_labels
+    ms.set_context(mode=int(sys.argv[1]))
+    rows, features, classes = 64, 16, 300_000
+
+    def step_of(classes, whole):
+        head = nn.Dense(features, classes) if whole else LinearMultilabelMarginLoss(features, classes)
+        x, labels = Tensor(np.ones((rows, features), np.float32)), Tensor(np.zeros((rows, 3), np.int32))
+
+        def forward(x):
+            return multilabel_margin_loss_from_labels(head(x), labels) if whole else head(x, labels)
+
+        step = ms.value_and_grad(forward, 0, head.trainable_params())
+        return lambda: [gradient.asnumpy() for gradient in step(x)[1][1]]
+
+    gradients = 4 * (features + 1) * classes
+    for whole in (False, True):
+        step_of(2048, whole)()  # libraries and threads
+        print((extra_memory(step_of(classes, whole)) - gradients) // 10**6)
+"""
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH)
+def test_the_scores_are_never_all_there(mode):
+    """They would be 77 MB, and as much for their gradient. The same figure for Dense and the loss shows that such
+    would be seen."""
+    of_head, of_dense = map(int, run_python("-c", textwrap.dedent(MEMORY), str(MODES[mode])).split())
+    assert of_head < 20
+    assert of_dense > 77
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The errors in Python
+
+
+FEATURES, WEIGHT, BIAS = (Tensor(np.ones(shape), ms.float32) for shape in ((2, 3), (4, 3), (4,)))
+OF_LAYER = {"features": FEATURES, "weight": WEIGHT, "bias": BIAS, "labels": Tensor(EXAMPLE_TARGET)}
+
+
+def cast(name, dtype):
+    return {name: OF_LAYER[name].astype(dtype)}
+
+
+def shaped(name, *shape):
+    return {name: Tensor(np.zeros(shape), OF_LAYER[name].dtype)}
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"features": None}, TypeError, "the 'features' must be a Tensor, but got None."),
+        ({"features": [[1.0] * 3] * 2}, TypeError, "the 'features' must be a Tensor, but got [[1.0"),
+        ({"weight": 2.5}, TypeError, "the 'weight' must be a Tensor, but got 2.5."),
+        ({"bias": "zeros"}, TypeError, "the 'bias' must be a Tensor or None, but got zeros."),
+        ({"labels": [[1], [2]]}, TypeError, "the 'labels' must be a Tensor, but got [[1"),
+        (
+            cast("features", ms.float64),
+            TypeError,
+            "the dtype of 'features' must be float16 or float32, but got Float64.",
+        ),
+        (cast("weight", ms.bfloat16), TypeError, "the dtype of 'weight' must be float16 or float32, but got BFloat16."),
+        (cast("bias", ms.int32), TypeError, "the dtype of 'bias' must be float16 or float32, but got Int32."),
+        (cast("labels", ms.int64), TypeError, "the dtype of 'labels' must be int32, but got Int64."),
+        ({"reduction": "avg"}, ValueError, "the 'reduction' must be one of 'none', 'mean', 'sum', but got 'avg'."),
+        (
+            shaped("features", 2, 4),
+            ValueError,
+            "the shapes of 'features' and 'weight' must be (N, D) and (C, D), but got (2, 4) and (4, 3).",
+        ),
+        (shaped("features", 3), ValueError, "must be (N, D) and (C, D), but got (3,) and (4, 3)."),
+        (shaped("weight", 3), ValueError, "must be (N, D) and (C, D), but got (2, 3) and (3,)."),
+        (shaped("weight", 0, 3), ValueError, "must be (N, D) and (C, D), but got (2, 3) and (0, 3)."),
+        (shaped("bias", 3), ValueError, "the shape of 'bias' must be (4,), but got (3,)."),
+        (shaped("bias", 4, 1), ValueError, "the shape of 'bias' must be (4,), but got (4, 1)."),
+        (
+            shaped("labels", 3, 4),
+            ValueError,
+            "the shape of 'labels' must be (2, K) with K of at least 1, but got (3, 4).",
+        ),
+        (shaped("labels", 2), ValueError, "the shape of 'labels' must be (2, K) with K of at least 1, but got (2,)."),
+        (
+            shaped("labels", 2, 0),
+            ValueError,
+            "the shape of 'labels' must be (2, K) with K of at least 1, but got (2, 0).",
+        ),
+    ],
+)
+def test_the_errors_of_the_function(mode, changed, error, message):
+    with pytest.raises(error, match=f"For 'linear_multilabel_margin_loss', .*{re.escape(message)}"):
+        linear_multilabel_margin_loss(**{**OF_LAYER, **changed})
+
+
+@pytest.mark.parametrize("form", LAYERS)
+def test_a_label_that_is_no_class_is_an_error_when_the_kernel_runs(form):
+    net = LAYERS[form](WEIGHT.asnumpy(), BIAS.asnumpy(), "mean")
+    labels = Tensor(np.array([[1, -1, 9], [0, 3, 4]]), ms.int32)
+    message = (
+        "For 'linear_multilabel_margin_loss', a value of 'labels' must be less than the number of classes, 4, but got "
+        "labels[1][2] = 4."
+    )
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        net(FEATURES, labels).asnumpy()
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_the_errors_of_calling_the_head(mode):
+    head = LinearMultilabelMarginLoss(3, 4)
+    for arguments, error, message in (
+        ((FEATURES.astype(ms.float64), EXAMPLE_TARGET), TypeError, "dtype of 'features' must be float16 or float32"),
+        ((FEATURES, EXAMPLE_TARGET.astype(np.int64)), TypeError, "the dtype of 'labels' must be int32, but got Int64"),
+        (
+            (FEATURES[:, :2], EXAMPLE_TARGET),
+            ValueError,
+            r"must be \(N, D\) and \(C, D\), but got \(2, 2\) and \(4, 3\)",
+        ),
+        ((FEATURES, EXAMPLE_TARGET[:1]), ValueError, r"must be \(2, K\) with K of at least 1, but got \(1, 4\)"),
+    ):
+        with pytest.raises(error, match=f"For 'LinearMultilabelMarginLoss', .*{message}"):
+            head(arguments[0], Tensor(arguments[1]))
+
+
+@pytest.mark.parametrize("name", ["in_channels", "num_classes", "block_size"])
+def test_the_sizes_of_the_head_must_be_positive_integers(name):
+    for value, error, message in (
+        (2.0, TypeError, "must be an int, but got 2.0"),
+        ("7", TypeError, "must be an int, but got '7'"),
+        (True, TypeError, "must be an int, but got True"),
+        (0, ValueError, "must be positive, but got 0"),
+        (-5, ValueError, "must be positive, but got -5"),
+    ):
+        with pytest.raises(error, match=f"^For 'LinearMultilabelMarginLoss', the '{name}' {message}"):
+            LinearMultilabelMarginLoss(**{"in_channels": 3, "num_classes": 4, name: value})
+
+
+@pytest.mark.parametrize("make", [lambda **o: LinearMultilabelMarginLoss(3, 4, **o), ClassParallelMultilabelMarginLoss])
+def test_the_reduction_and_the_group_are_checked_when_a_cell_is_made(make):
+    sizes = {"num_classes": 4} if make is ClassParallelMultilabelMarginLoss else {}
+    with pytest.raises(ValueError, match="the 'reduction' must be one of 'none', 'mean', 'sum', but got 'avg'"):
+        make(**sizes, reduction="avg")
+    with pytest.raises(RuntimeError, match=r"a 'group' needs mindspore.communication.init\(\), which was not called"):
+        make(**sizes, group="hccl_world_group")
+
+
+@pytest.mark.parametrize("k", [0, -1, 5, 2.0, None])
+def test_top_k_has_from_one_to_all_classes(k):
+    with pytest.raises(ValueError, match=f"For 'top_k', 'k' must be an int from 1 to 4, but got {k}"):
+        LinearMultilabelMarginLoss(3, 4).top_k(FEATURES, k)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Classes divided over processes
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_one_process_has_all_classes(mode, reduction):
+    loss = ClassParallelMultilabelMarginLoss(4, reduction)
+    scores, labels = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
+    value, gradient = ms.value_and_grad(lambda scores: loss(scores, labels).sum())(scores)
+    expected, of_whole = ms.value_and_grad(
+        lambda scores: multilabel_margin_loss_from_labels(scores, labels, reduction).sum()
+    )(scores)
+    check_losses([value.asnumpy()], expected.asnumpy(), 2)
+    np.testing.assert_array_equal(gradient.asnumpy(), of_whole.asnumpy())
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_the_errors_of_the_class_parallel_loss(mode):
+    scores, labels = Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET)
+    loss = ClassParallelMultilabelMarginLoss(4)
+    for arguments, error, message in (
+        ((scores.astype(ms.float64), labels), TypeError, "the dtype of 'input' must be float16 or float32"),
+        ((scores, labels.astype(ms.int64)), TypeError, "the dtype of 'labels' must be int32, but got Int64"),
+        ((scores[0], labels[0]), ValueError, r"must be \(N, c\) and \(N, K\), but got \(4,\) and \(4,\)"),
+        ((scores, labels[:1]), ValueError, r"must be \(N, c\) and \(N, K\), but got \(2, 4\) and \(1, 4\)"),
+        ((scores, Tensor(np.zeros((2, 0)), ms.int32)), ValueError, "neither 'x' nor 'labels' may be empty"),
+    ):
+        with pytest.raises(error, match=f"For 'ClassParallelMultilabelMarginLoss', .*{message}"):
+            loss(*arguments)
+    for num_classes, error, message in (
+        (2.0, TypeError, "must be an int, but got 2.0"),
+        (0, ValueError, "must be positive, but got 0"),
+    ):
+        with pytest.raises(error, match=f"the 'num_classes' {message}"):
+            ClassParallelMultilabelMarginLoss(num_classes)
+    if mode == "pynative":
+        for num_classes, message in (
+            (5, "= 5 classes together, but have 4."),
+            (2**24 + 1, "must be from 1 to 16777216"),
+        ):
+            with pytest.raises(RuntimeError, match=message):
+                ClassParallelMultilabelMarginLoss(num_classes)(scores, labels).asnumpy()
+
+
+@pytest.mark.parametrize(
+    ("processes", "arguments"),
+    [
+        (2, ["classes"]),
+        pytest.param(2, ["head, labels", "all"], marks=pytest.mark.slow),
+        pytest.param(4, ["labels", "all"], marks=pytest.mark.slow),
+        pytest.param(3, ["head, features"], marks=pytest.mark.slow),
+    ],
+)
+def test_divided_classes_are_as_in_one_process(tmp_path, processes, arguments):
+    script = ROOT / "tests" / "support" / "class_parallel.py"
+    number = [f"--worker_num={processes}", f"--local_worker_num={processes}"]
+    port = f"--master_port={20000 + (os.getpid() + processes) % 20000}"
+    msrun = Path(sys.executable).with_name("msrun")
+    path = os.pathsep.join([str(msrun.parent), os.environ["PATH"]])  # msrun calls "python"
+    result = run_program(
+        msrun, *number, port, "--join=True", "--log_dir=log", script, *arguments, cwd=tmp_path, PATH=path
+    )
+    logs = [Path("log", f"worker_{rank}.log").read_text() for rank in range(processes)]
+    assert result.returncode == 0, "".join([result.stdout, result.stderr, *logs])
+    for rank, log in enumerate(logs):
+        assert f"rank {rank} of {processes}: all as in one process" in log
