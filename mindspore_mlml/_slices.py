@@ -89,9 +89,16 @@ class Loss(nn.Cell):
     def construct(self, *inputs):
         still = tuple([ops.stop_gradient(tensor) for tensor in inputs])
         header = self._all_reduce(self._header(*still, self._place))
-        target_scores = self._all_reduce(self._target_scores(*still, self._place, header))
+        target_scores = self._all_reduce(self._wait(self._target_scores(*still, self._place, header)))
         partial = self._all_reduce(self._partial(*still, self._place, header, target_scores))
         return self._loss(*inputs, self._place, header, target_scores, partial)
+
+    def _wait(self, tensor):
+        """The tensor, which is there: what is wrong with the ranks has been raised. Otherwise PyNative has sometimes
+        begun the next exchange when the error comes, on one rank and not on another, and they are out of step."""
+        if not in_graph() and self._ranks > 1:
+            tensor.asnumpy()
+        return tensor
 
     def _register_step(self, name, known, shape):
         return self._register(name, (*self._first, *_EXCHANGED[:known]), ("output",), shape, _float32)
