@@ -11,6 +11,7 @@
 // lacks; counts are exact, since there are at most 2^24 classes; a count of NaN says that the row has a NaN.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 namespace mlml {
 
 constexpr int64_t kMostClasses = 1 << 24;
+constexpr int64_t kMostRows = int64_t{1} << 32;  // so that no size overflows
 
 // The parameter "place": what a rank knows without the others.
 struct Place {
@@ -39,6 +41,7 @@ inline Place ReadPlace(const Arguments &arguments, int index, const Batch &batch
     arguments.Fail("'num_classes' must be from 1 to " + std::to_string(kMostClasses) + ", but got " +
                    std::to_string(place.all_classes) + ".");
   }
+  if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
   constexpr int64_t kMostRanks = 256;  // up to which the checksums are exact
   if (place.ranks < 1 || place.ranks > kMostRanks || place.rank < 0 || place.rank >= place.ranks || place.block < 0) {
     arguments.Fail("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
@@ -83,7 +86,14 @@ inline void ReadHeader(const Arguments &arguments, int index, const Place &place
   int64_t total = 0;
   std::string classes;
   for (int64_t rank = 0; rank < place.ranks; ++rank) {
-    if (rank == place.rank) batch->first_class = total;
+    const bool is_own = rank == place.rank;
+    if (is_own) batch->first_class = total;
+    constexpr float kMost = 1e12f;  // so that all together fit an integer
+    const bool is_number = header[rank] >= 1 && header[rank] <= kMost;
+    if (!is_number || (is_own && header[rank] != static_cast<float>(batch->classes))) {
+      arguments.Fail("'header' must have the number of classes of each rank, but has " + std::to_string(header[rank]) +
+                     " of rank " + std::to_string(rank) + ".");
+    }
     const auto of_rank = static_cast<int64_t>(header[rank]);
     total += of_rank;
     classes += (rank == 0 ? "" : " + ") + std::to_string(of_rank);
@@ -132,13 +142,13 @@ struct Partial {
 
   Float *Part(const Batch &batch, int64_t rank, int64_t row) const { return parts + (rank * batch.rows + row) * 2; }
 
-  // Each target's number of active classes. False if the row has a NaN.
+  // Each target's number of active classes, whatever stands there. False if the row has a NaN.
   bool ReadCounts(const Batch &batch, int64_t row, std::vector<int64_t> *active) const {
     const float *of_row = counts + row * batch.num_labels;
     active->assign(batch.num_labels, 0);
     for (int64_t j = 0; j < batch.num_labels; ++j) {
       if (std::isnan(of_row[j])) return false;
-      (*active)[j] = static_cast<int64_t>(of_row[j]);
+      (*active)[j] = static_cast<int64_t>(std::clamp(of_row[j], 0.0f, static_cast<float>(kMostClasses)));
     }
     return true;
   }
