@@ -31,7 +31,7 @@ from tests.support.builds import (
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
+AOT, OPERATOR, DEFINITION, RANKS = "aot.h", "operator.h", "definition.h", "ranks.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
 SCHEDULE, REDUCTION = "cpu/schedule.h", "cpu/reduction.h"
 SLICE, CLASS_PARALLEL, LINEAR, BLAS = "cpu/slice.h", "cpu/class_parallel.cpp", "cpu/linear.cpp", "cpu/blas.cpp"
@@ -54,6 +54,7 @@ VECTOR_OPERATIONS = {
 }
 CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
 CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
+CUDA_LAUNCH, CUDA_SLICE, CUDA_CLASS_PARALLEL = "cuda/launch.cuh", "cuda/slice.cuh", "cuda/class_parallel.cu"
 CASES, CUDA_CASES = 4000, 600
 # So many rows that each is one piece, whose threads have several vectors each.
 MANY_VECTORS = """
@@ -426,19 +427,19 @@ MUTANTS = [
         "row_sums[row] / static_cast<double>(batch.all_classes)",
         "row_sums[row] / static_cast<double>(batch.classes)",
     ),
-    ("slice: it begins where the first one does", SLICE, "if (is_own) batch->first_class = total;", ""),
-    ("slice: the others' classes may be missing", SLICE, "if (total != place.all_classes) {", "if (false) {"),
+    ("slice: it begins where the first one does", RANKS, "if (is_own) first_class = total;", ""),
+    ("slice: the others' classes may be missing", RANKS, "if (total != place.all_classes) return", "if (false) return"),
     (
         "slice: its own classes are not in the header",
-        SLICE,
+        RANKS,
         "if (!is_number || (is_own &&",
         "if (!is_number || (false &&",
     ),
     (
         "slice: the ranks may differ",
-        SLICE,
-        "if (sum * sum != squares * static_cast<double>(place.ranks)) {",
-        "if (false) {",
+        RANKS,
+        "if (sum * sum != squares * static_cast<double>(place.ranks)) return",
+        "if (false) return",
     ),
     (
         "slice: a label equal to C is let through",
@@ -451,14 +452,14 @@ MUTANTS = [
     ("slice: a label behind it is in it", SLICE, "if (i >= 0 && i < batch.classes) use", "if (i >= 0) use"),
     ("slice: the counts are those of the first row", SLICE, "counts + row * batch.num_labels;", "counts;"),
     ("slice: a count of NaN is a number", SLICE, "if (std::isnan(of_row[j])) return false;", ""),
-    ("slice: part of a loss is rounded", SLICE, "? static_cast<float>(loss - part[0]) : 0;", "? 0 : 0;"),
-    ("slice: an infinite part lacks as much", SLICE, "part[1] = std::isfinite(part[0]) ?", "part[1] = true ?"),
-    ("slice: the loss is that of the last rank", SLICE, "losses[row] += static_cast", "losses[row] = static_cast"),
+    ("slice: part of a loss is rounded", RANKS, "? static_cast<float>(loss - part[0]) : 0;", "? 0 : 0;"),
+    ("slice: an infinite part lacks as much", RANKS, "part[1] = is_finite ?", "part[1] = true ?"),
+    ("slice: the loss is that of the last rank", SLICE, "losses[row] += ReadPart", "losses[row] = ReadPart"),
     (
         "slice: all ranks have the same part",
         SLICE,
-        "partial.Part(batch, place.rank, row)",
-        "partial.Part(batch, 0, row)",
+        "partial.Part(place.rank, row)",
+        "partial.Part(0, row)",
     ),
     ("class parallel: a NaN is not told", CLASS_PARALLEL, "= has_nan ? NAN :", "= false ? NAN :"),
     (
@@ -659,7 +660,7 @@ MUTANTS = [
     ("the sum has the low half twice", SIMD, "high_ += HighHalf(value)", "high_ += LowHalf(value)"),
     ("the sum lacks a lane", SIMD, "i < kLanes / 2; ++i) total", "i < kLanes / 2 - 1; ++i) total"),
     # The CUDA kernels.
-    ("CUDA: a target equal to C is let through", CUDA_ROW, "label >= row.classes", "label > row.classes"),
+    ("CUDA: a target equal to C is let through", CUDA_ROW, "label >= AllClasses(row)", "label > AllClasses(row)"),
     ("CUDA: only the first labels are read", CUDA_ROW, "more = *end == kBlock;", "more = false;"),
     (
         "CUDA: the end of the labels is not waited for",
@@ -770,9 +771,9 @@ MUTANTS = [
     ),
     (
         "CUDA: targets are not checked",
-        CUDA,
-        'std::strcmp(wanted, "1") != 0) return;',
-        'std::strcmp(wanted, "2") != 0) return;',
+        CUDA_LAUNCH,
+        'std::strcmp(wanted, "1") == 0',
+        'std::strcmp(wanted, "2") == 0',
     ),
     ("CUDA: the check lets C through", CUDA_CHECK, "if (label >= classes)", "if (label > classes)"),
     (
@@ -781,6 +782,48 @@ MUTANTS = [
         "atomicMin(first, static_cast<unsigned long long>(index * num_labels + j))",
         "*first = index * num_labels + j",
     ),
+    ("CUDA slice: it begins at class 0", CUDA_ROW, "return row.first_class;", "return 0;"),
+    (
+        "CUDA slice: few pairs are those of the slice",
+        CUDA_LOSS,
+        "num_targets, AllClasses(row)",
+        "num_targets, row.classes",
+    ),
+    ("CUDA slice: the header is that of the first rank", CUDA_SLICE, "place.rank};", "0};"),
+    (
+        "CUDA slice: a label behind it is in it",
+        CUDA_SLICE,
+        "if (i < 0 || i >= problem.classes) return;",
+        "if (i < 0) return;",
+    ),
+    ("CUDA slice: the pieces' flags are lost", CUDA_SLICE, "sum.flags |= pieces[row * number + piece].flags;", ";"),
+    (
+        "CUDA slice: a NaN is not told",
+        CUDA_SLICE,
+        "has_nan ? NAN : static_cast<float>",
+        "false ? NAN : static_cast<float>",
+    ),
+    ("CUDA slice: only the first tree's targets are counted", CUDA_SLICE, "&counts[first + j]", "&counts[j]"),
+    (
+        "CUDA slice: a piece's counts replace the others'",
+        CUDA_SLICE,
+        "atomicAdd(&counts[first + j],",
+        "*(&counts[first + j]) = (",
+    ),
+    ("CUDA slice: the loss is that of the last rank", CUDA_SLICE, "row_loss += ReadPart", "row_loss = ReadPart"),
+    (
+        "CUDA slice: a repeated class counts once",
+        CUDA_SLICE,
+        "times += row.labels[other] == row.labels[j];",
+        "times = 1;",
+    ),
+    (
+        "CUDA slice: the gradient is divided by its own classes",
+        CUDA_SLICE,
+        "problem.extent->all_classes);\n  for",
+        "problem.classes);\n  for",
+    ),
+    ("CUDA slice: faults are not found", CUDA_CLASS_PARALLEL, "if (WantsChecks()) FindFaults(last);", ""),
 ]
 
 

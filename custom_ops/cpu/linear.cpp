@@ -213,8 +213,8 @@ void Header(const Call &call) {
   }
   checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
   if (call.place.ranks > 1) checksum.Add(batch.input, batch.rows * call.features * call.Features().Size());
-  void *header = call.arguments.Read(call.output, "header", "float32", HeaderSize(call.place));
-  WriteHeader(call.place, batch.classes, checksum, static_cast<float *>(header));
+  void *header = call.arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
+  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
 }
 
 void TargetScores(const Call &call) {
