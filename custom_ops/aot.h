@@ -95,6 +95,14 @@ class Arguments {
     return "(" + name + (ndims_[index] == 1 ? ",)" : ")");
   }
 
+  // The number of elements, or -1 if it is too large.
+  int64_t Elements(int index) const {
+    int64_t elements = 1;
+    bool overflows = false;
+    for (int64_t dim : Shape(index)) overflows = __builtin_mul_overflow(elements, dim, &elements) || overflows;
+    return overflows ? -1 : elements;
+  }
+
   // Null is good enough for no elements.
   void *Pointer(int index, int64_t elements) const {
     if (params_[index] == nullptr && elements != 0) {
@@ -126,10 +134,7 @@ class Arguments {
 
  private:
   void *ReadElements(int index, const char *name, int64_t size) const {
-    int64_t elements = 1;
-    bool overflows = false;
-    for (int64_t dim : Shape(index)) overflows = __builtin_mul_overflow(elements, dim, &elements) || overflows;
-    if (overflows || elements != size) {
+    if (Elements(index) != size) {
       Fail("'" + std::string(name) + "' must have " + std::to_string(size) + " elements, but got shape " +
            ShapeName(index) + ".");
     }

@@ -23,6 +23,7 @@ struct Names {
 
 constexpr Names kOfTarget = {"multilabel_margin_loss", "target"};
 constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "labels"};
+constexpr Names kOfClassParallel = {"ClassParallelMultilabelMarginLoss", "labels"};
 
 // The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
 // one row.

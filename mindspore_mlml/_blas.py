@@ -6,8 +6,6 @@ from pathlib import Path
 import scipy
 from scipy.linalg import cython_blas
 
-from mindspore_mlml._backends import LIBRARIES
-
 
 def _function(name):
     """The address of a function of SciPy's interface to BLAS for Cython."""
@@ -28,8 +26,8 @@ def _set_threads():
     return None
 
 
-def set_blas():
-    """To be called once, before the first kernel that multiplies matrices."""
-    library = ctypes.CDLL(str(LIBRARIES["cpu"]))
+def set_blas(path):
+    """To be called once, before the first kernel of the library at ``path`` that multiplies matrices."""
+    library = ctypes.CDLL(str(path))
     library.MultilabelMarginLossSetBlas.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.MultilabelMarginLossSetBlas(_function("sgemm"), _set_threads())

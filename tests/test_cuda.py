@@ -16,15 +16,18 @@ import pytest
 from mindspore_mlml._backends import LIBRARIES
 from tests.support.aot import Kernel
 from tests.support.builds import build_emulated
+from tests.support.cases import DTYPES, REDUCTIONS
 from tests.support.host import Host
 from tests.support.processes import run_python
 from tests.support.reference import expectation
-from tools import fuzz_kernels, gpu_check
+from tools import fuzz_kernels, fuzz_slices, gpu_check
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "custom_ops" / "cuda" / "multilabel_margin_loss.cu"
+SOURCES = sorted((ROOT / "custom_ops" / "cuda").glob("*.cu"))
 FUNCTIONS = {"MultilabelMarginLoss": "target", "MultilabelMarginLossFromLabels": "labels"}
 SYMBOLS = [f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]
+STEPS = [*fuzz_slices.STEPS, *[grad + r for grad in ("", "Grad") for r in ("None", "Mean", "Sum")]]
+STEP_SYMBOLS = [fuzz_slices.CLASS_PARALLEL + step for step in STEPS]
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,7 @@ def test_emulated_kernels_pass_the_fuzzer(emulated, monkeypatch):
     for checked in ("0", "1"):
         monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
         runner = fuzz_kernels.Runner(emulated)
-        problems = [runner.problem(fuzz_kernels.make_case(6, index)) for index in range(150)]
+        problems = [runner.problem(fuzz_kernels.make_case(6, index, runner.functions)) for index in range(150)]
         assert problems == [None] * 150
 
 
@@ -109,6 +112,124 @@ def test_check_targets_lets_good_targets_pass(emulated, monkeypatch):
     assert loss == np.float32(0.75)
 
 
+def run_slices(library, input, target, reduction, dout, slices):
+    """The loss on each rank, and the gradient put together, when the classes are cut into slices."""
+
+    def call(step, inputs, outputs):
+        Kernel(library, fuzz_slices.CLASS_PARALLEL + step).prepare(*inputs, *outputs)()
+        return None, outputs
+
+    cuts = [number / slices for number in range(1, slices)]
+    case = {"input": input, "target": target, "reduction": reduction, "dout": dout, "cuts": cuts}
+    results = fuzz_slices.run({**case, "offset": 0, "block": 0, "malformed": None}, call, None)
+    return results.losses, results.gradients[0]
+
+
+def run_whole(library, input, target, reduction, dout):
+    loss, gradient, name = np.empty_like(dout), np.empty_like(input), reduction.capitalize()
+    Kernel(library, f"MultilabelMarginLossFromLabels{name}").prepare(input, target, loss)()
+    Kernel(library, f"MultilabelMarginLossFromLabelsGrad{name}").prepare(input, target, dout, gradient)()
+    return loss, gradient
+
+
+def make_dout(rng, rows, reduction, dtype):
+    return rng.standard_normal(rows if reduction == "none" else ()).astype(dtype)
+
+
+def check_slices(library, input, target, reduction, dout, slices):
+    """The slices' losses are within 2 units in the last place of the whole's, and their gradient is the same."""
+    loss, gradient = run_whole(library, input, target, reduction, dout)
+    losses, of_slices = run_slices(library, input, target, reduction, dout, slices)
+    for of_rank in losses:
+        np.testing.assert_array_equal(of_rank, losses[0])
+        np.testing.assert_array_equal(np.isfinite(of_rank), np.isfinite(loss))
+        finite = np.isfinite(loss)
+        np.testing.assert_array_equal(of_rank[~finite], loss[~finite])
+        if finite.any():
+            np.testing.assert_array_max_ulp(of_rank[finite], loss[finite], 2)
+    np.testing.assert_array_equal(of_slices, gradient)
+
+
+# Classes, labels, rows. A slice of the largest is cut into pieces; of 1024 labels and more there are several trees.
+SLICED_SIZES = [(4, 3, 5), (300, 3, 5), (2000, 100, 4), (10000, 5, 2), (3000, 1500, 2)]
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+@pytest.mark.parametrize("size", SLICED_SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slices_of_the_classes_make_what_the_whole_makes(emulated, rng, size, dtype, slices):
+    classes, labels, rows = size
+    reduction = REDUCTIONS[(slices + labels) % 3]
+    input = rng.standard_normal((rows, classes)).astype(dtype)
+    target = rng.integers(0, classes, (rows, labels)).astype(np.int32)  # some twice
+    target[0, labels // 2 :] = -1
+    target[1, 0] = classes - 1
+    check_slices(emulated, input, target, reduction, make_dout(rng, rows, reduction, dtype), slices)
+
+
+@pytest.mark.parametrize(("classes", "slices"), [(40, 1), (40, 2), (40, 4), (9000, 2), (9000, 4)])
+def test_slices_make_of_what_is_not_finite_what_the_whole_makes(emulated, rng, classes, slices):
+    input = rng.standard_normal((9, classes)).astype(np.float32)
+    target = np.tile(np.array([3, classes - 1, 3, -1, classes], np.int32), (9, 1))
+    for row, (label, value) in enumerate([(3, np.nan), (7, np.nan), (3, np.inf), (7, np.inf), (3, -np.inf)]):
+        input[row, label] = value
+    input[5, [3, 8]] = input[6, [3, classes - 2]] = np.inf  # inf - inf, of one slice and of two
+    input[7] = np.where(np.arange(classes) % 2, 3e38, -3e38)
+    target[8, 0] = -1
+    check_slices(emulated, input, target, "none", make_dout(rng, 9, "none", np.float32), slices)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+@pytest.mark.parametrize("labels", [2, 1500])
+def test_a_target_out_of_range_makes_its_row_nan_on_all_ranks(emulated, rng, labels, slices):
+    input = rng.standard_normal((3, 2000)).astype(np.float32)
+    target = rng.integers(0, 2000, (3, labels)).astype(np.int32)
+    target[1, -1], target[2, 0] = 2000, 2**31 - 1
+    losses, gradient = run_slices(emulated, input, target, "none", np.ones(3, np.float32), slices)
+    for loss in losses:
+        np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(gradient).any(axis=1), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [False, True, True])
+
+
+def disagree(library, change):
+    """The losses and gradients of two ranks of three classes each, of which ``change(target, place)`` changes the
+    second's."""
+    input, exchanged = np.zeros((2, 3), np.float32), []
+    own = [(np.array([[1], [-1]], np.int32), np.array([6, rank, 2, 0], np.int64)) for rank in range(2)]
+    change(*own[1])
+
+    def call(step, *shapes):
+        results = []
+        for arrays in own:
+            outputs = [np.full(shape, 7, np.float32) for shape in shapes]
+            dout = [np.ones((), np.float32)] if step.startswith("Grad") else []
+            Kernel(library, fuzz_slices.CLASS_PARALLEL + step).prepare(input, *arrays, *exchanged, *dout, *outputs)()
+            results.append(outputs[0])
+        return results
+
+    for step, shape in (("Header", (18,)), ("TargetScores", (2, 1)), ("Partial", (10,))):
+        exchanged.append(np.sum(call(step, shape), axis=0, dtype=np.float32))
+    return call("Mean", ()), call("GradMean", (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("index", "value"), [(None, 2), (0, 5), (0, 0), (0, 2**40), (1, 0), (1, 2), (1, -1), (2, 3), (2, 257), (3, -1)]
+)
+def test_ranks_that_do_not_agree_make_nan(emulated, monkeypatch, index, value):
+    def change(target, place):
+        array, at = (target, (0, 0)) if index is None else (place, index)
+        array[at] = value
+
+    losses, gradients = disagree(emulated, change)
+    assert np.isnan(losses).all()
+    for gradient in gradients:
+        assert np.isnan(gradient[0]).all()
+    monkeypatch.setenv("MLML_CHECK_TARGETS", "1")
+    with pytest.raises(RuntimeError, match=r"'ClassParallelMultilabelMarginLoss', .*(ranks|header|num_classes)"):
+        disagree(emulated, change)
+
+
 def test_both_libraries_export_the_same_kernels(emulated):
     def exported(library):
         output = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
@@ -116,6 +237,7 @@ def test_both_libraries_export_the_same_kernels(emulated):
 
     for library in (LIBRARIES["cpu"], emulated):
         assert {name + end for name in SYMBOLS for end in ("", "InferShape", "InferType")} <= exported(library)
+        assert set(STEP_SYMBOLS) <= exported(library)
 
 
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -128,24 +250,28 @@ def test_the_package_has_the_cuda_library_and_it_exports_nothing_else():
     )
     names = {line.split()[-1] for line in output.stdout.splitlines()}
     assert {name + end for name in SYMBOLS for end in ("", "Init", "InferShape", "InferType")} <= names
+    assert {name + end for name in STEP_SYMBOLS for end in ("", "Init")} <= names
     assert all(name.startswith("MultilabelMarginLoss") for name in names)
     dynamic = subprocess.run(["readelf", "-Wd", LIBRARIES["cuda"]], capture_output=True, text=True, check=True).stdout
     assert all(flag in dynamic for flag in ("BIND_NOW", "NODELETE"))
 
 
 @nvcc
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.slow
-def test_ptxas_assembles_the_cuda_kernels_without_leaving_the_resources_of_a_multiprocessor(architecture, tmp_path):
+def test_ptxas_assembles_the_cuda_kernels_without_leaving_the_resources_of_a_multiprocessor(
+    source, architecture, tmp_path
+):
     command = ["nvcc", "-std=c++17", "-O3", f"-arch={architecture}", "-cubin", "-Xptxas=-v"]
     result = subprocess.run(
-        [*command, "-o", tmp_path / "kernels.cubin", SOURCE], capture_output=True, text=True, check=True
+        [*command, "-o", tmp_path / "kernels.cubin", source], capture_output=True, text=True, check=True
     )
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", result.stderr)]
     shared = [int(count) for count in re.findall(r"(\d+) bytes smem", result.stderr)]
-    assert (
-        len(registers) >= 13
-    )  # loss, its end, gradient, its end, for two dtypes and two sizes of a block, and a check
+    # Of the whole: loss, its end, gradient, its end, for two dtypes and two sizes of a block, and a check. Of a slice:
+    # scores of targets, parts, counts, loss, gradient, for two dtypes, and what is of none.
+    assert len(registers) >= 13
     assert max(registers) <= 64  # 1024 threads
     assert 4 * max(shared) <= 160 * 1024  # as many blocks
 

@@ -6,8 +6,10 @@ usage: python -m tools.fuzz_kernels [--cuda] [--seed S] [--cases N]
 Each case calls the forward and the backward kernel of a reduction through the AOT signature, without MindSpore, with
 guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
 anywhere in int32, NaN, infinities, denormals, large offsets, no rows, no classes, 1 to 8 threads, every instruction set
-that the processor has. The results are compared with the reference, and a target out of range must be named. On a
-failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy.
+that the processor has. The results are compared with the reference, and a target out of range must be named. So are
+those of the kernels that work on a slice of the classes, whose calls may also be malformed (fuzz_slices.py). On a
+failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy,
+and the BLAS of SciPy.
 
 With --cuda the kernels are those for a GPU, on an emulation of it (tests/cuda_emulation): a row with a target out of
 range must be NaN, or, with MLML_CHECK_TARGETS=1, be named.
@@ -17,6 +19,7 @@ import argparse
 import ctypes
 import json
 import os
+import runpy
 import secrets
 import subprocess
 import sys
@@ -31,15 +34,24 @@ from tests.support.aot import Kernel
 from tests.support.builds import build_cpu, build_emulated
 from tests.support.cases import REDUCTIONS
 from tests.support.guards import are_intact, inside, put_guards
-from tests.support.reference import expectation
+from tests.support.reference import expectation, loss_and_gradient
+from tools import fuzz_slices
+from tools.fuzz_slices import CLASS_PARALLEL, LINEAR, LINEAR_WITH_BIAS, KernelError
 
 ROOT = Path(__file__).resolve().parent.parent
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
+SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 # What each function's symbols begin with, and how its errors begin and name its second argument.
 FUNCTIONS = {
     "MultilabelMarginLoss": ("For 'multilabel_margin_loss', ", "target"),
     "MultilabelMarginLossFromLabels": ("For 'multilabel_margin_loss_from_labels', ", "labels"),
+    CLASS_PARALLEL: ("For 'ClassParallelMultilabelMarginLoss', ", "labels"),
+    LINEAR: ("For 'linear_multilabel_margin_loss', ", "labels"),
+    LINEAR_WITH_BIAS: ("For 'linear_multilabel_margin_loss', ", "labels"),
 }
+# Those that have all classes.
+WHOLE = ("MultilabelMarginLoss", "MultilabelMarginLossFromLabels")
+# How often each is called.
+SHARES = {**dict.fromkeys(WHOLE, 0.46), CLASS_PARALLEL: 0.05, LINEAR: 0.015, LINEAR_WITH_BIAS: 0.015}
 
 SMALL = (1, 2, 80, *[classes for classes in sizes.CLASSES if classes < 100])
 MEDIUM = (300, 513, 1500, 2049, *[classes for classes in sizes.CLASSES if 100 < classes < 2000])
@@ -51,17 +63,21 @@ TARGETS = (*sizes.TARGETS, 63, 64, 127, 128, 300, 511, 513, 1100)
 # Cases
 
 
-def make_case(seed, index):
+def make_case(seed, index, functions=tuple(FUNCTIONS)):
     """A case as a dictionary of what can be saved and made smaller."""
     rng = np.random.default_rng([seed, index])
+    shares = np.array([SHARES[function] for function in functions])
+    function = functions[rng.choice(len(functions), p=shares / shares.sum())]
     kind = rng.choice(4, p=(0.05, 0.84, 0.1, 0.01))
     classes = int(rng.choice(((0, 1), SMALL, MEDIUM, LARGE)[kind]))
     rows = int(rng.integers(0, 5)) if kind < 2 else int(rng.integers(1, 3))
-    targets = min(int(rng.choice(TARGETS[:12] if kind == 3 else TARGETS)), classes)
-    labels = max(classes, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
+    most = classes
+    if function in (LINEAR, LINEAR_WITH_BIAS):
+        rows, classes, most, features = fuzz_slices.linear_sizes(rng, int(rng.choice(SMALL)))
+    targets = min(int(rng.choice(TARGETS[:12] if kind == 3 else TARGETS)), most)
+    labels = max(most, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
     labels = 0 if rng.integers(100) == 0 else labels
     dtype = rng.choice((np.float16, np.float32))
-    input = make_scores(rng, rows, classes, dtype)
     target = rng.integers(-(2**31), 2**31, (rows, labels)).astype(np.int32)
     if rng.integers(10) > 0:  # otherwise whatever stands there
         for row in target:
@@ -73,21 +89,25 @@ def make_case(seed, index):
                 row[count] = -rng.integers(1, 2**31)
             if count and rng.integers(40) == 0:
                 row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
-    if rng.integers(6) == 0:  # late in training: few margins are not met
-        for scores, row in zip(input, target):
-            own = row[:targets][(row[:targets] >= 0) & (row[:targets] < classes)]
-            scores[own] = np.abs(scores[own]) + dtype(3)
+    if function in (LINEAR, LINEAR_WITH_BIAS):
+        scores = fuzz_slices.make_layer(rng, (rows, classes, features), dtype, function == LINEAR_WITH_BIAS)
+    else:
+        input = make_scores(rng, rows, classes, dtype)
+        if rng.integers(6) == 0:  # late in training: few margins are not met
+            meet_margins(input, target[:, :targets])
+        scores = {"input": input[0] if rows == 1 and rng.integers(2) else input}
     reduction = REDUCTIONS[rng.integers(3)]
     dout = np.asarray(rng.standard_normal(rows if reduction == "none" else ()), dtype)
     return {
-        "input": input[0] if rows == 1 and rng.integers(2) else input,
+        **scores,
         "target": target,
         "dout": dout,
         "reduction": reduction,
         "threads": int(rng.integers(1, 9)),
         "offset": int(rng.integers(0, 4)),  # of the buffers, in elements: any alignment that the dtype has
-        "surplus": int(rng.integers(100) == 0),  # of the output, in elements: an error
-        "function": tuple(FUNCTIONS)[rng.integers(2)],
+        "surplus": int(function in WHOLE and rng.integers(100) == 0),  # of the output, in elements: an error
+        "function": function,
+        **({} if function in WHOLE else fuzz_slices.make_division(rng)),
     }
 
 
@@ -120,6 +140,13 @@ def make_scores(rng, rows, classes, dtype):
         for _ in range(rng.integers(1, 5)):  # infinities meet
             scores[rng.integers(rows), rng.integers(classes)] = rng.choice((np.nan, np.inf, np.inf, -np.inf))
     return scores
+
+
+def meet_margins(input, targets):
+    """Makes the scores of the targets large."""
+    for scores, row in zip(input, targets):
+        own = row[(row >= 0) & (row < len(scores))]
+        scores[own] = np.abs(scores[own]) + scores.dtype.type(3)
 
 
 def expected_error(case, targets_are_checked=True):
@@ -164,15 +191,19 @@ class Runner:
     """Runs cases with a library."""
 
     def __init__(self, library):
-        self.kernels = {
-            function + grad + reduction: Kernel(library, f"{function}{grad}{reduction.capitalize()}")
-            for function in FUNCTIONS
-            for grad in ("", "Grad")
-            for reduction in REDUCTIONS
-        }
-        self.library = next(iter(self.kernels.values()))._library
+        self.library = ctypes.CDLL(str(library))
         self.is_cpu = hasattr(self.library, "MultilabelMarginLossSetThreads")
         self.targets_are_checked = self.is_cpu or os.environ.get("MLML_CHECK_TARGETS") == "1"
+        self.functions = functions_of(self.is_cpu)
+        steps = [grad + reduction.capitalize() for grad in ("", "Grad") for reduction in REDUCTIONS]
+        self.kernels = {
+            function + step: Kernel(library, function + step)
+            for function in self.functions
+            for step in (*steps, *(() if function in WHOLE else fuzz_slices.STEPS))
+        }
+        if self.is_cpu:
+            # By its path, because the package imports MindSpore.
+            runpy.run_path(str(ROOT / "mindspore_mlml" / "_blas.py"))["set_blas"](library)
 
     def variants(self):
         """The environment of each way in which the library runs here."""
@@ -189,52 +220,99 @@ class Runner:
         input = case["input"]
         target = case["target"] if input.ndim == 2 else case["target"][0]
         dout = case["dout"] if input.ndim == 2 or case["reduction"] != "none" else case["dout"].reshape(())
-        error = expected_error(case, self.targets_are_checked)
-        expected = (None, None) if error else expectation(input, target, case["reduction"], dout)
-        shapes = (input.shape[:-1] if case["reduction"] == "none" else (), input.shape)
-        for grad, inputs, regular, wanted in (
-            ("", (input, target), shapes[0], expected[0]),
-            ("Grad", (input, target, dout), shapes[1], expected[1]),
-        ):
-            shape = (int(np.prod(regular)) + 1,) if case["surplus"] else regular
-            buffers = [Buffer(array, case["offset"]) for array in (*inputs, np.full(shape, 7, input.dtype))]
-            try:
-                self.kernels[case["function"] + grad + case["reduction"]].prepare(
-                    *[buffer.array for buffer in buffers]
-                )()
-                said = None
-            except RuntimeError as exception:
-                said = str(exception)
-            name = "backward" if grad else "forward"
-            begin = FUNCTIONS[case["function"]][0]
-            if (said is None) != (error is None) or (error and not (said.startswith(begin) and error in said)):
-                return f"{name}: the error is {said!r}, not {error!r}"
-            if not all(buffer.is_intact() for buffer in buffers):
-                return f"{name}: something was written beside a buffer"
-            if not all(b.array.tobytes() == a.tobytes() for b, a in zip(buffers, inputs)):
-                return f"{name}: an input was changed"
-            if error is None:
-                difference = self.difference(buffers[-1].array, wanted, case, bool(grad))
-                if difference:
-                    return f"{name}: {difference}"
+        message = expected_error(case, self.targets_are_checked)
+        expected = (None, None) if message else expectation(input, target, case["reduction"], dout)
+        check = self.check_whole if case["function"] in WHOLE else self.check_slices
+        try:
+            check({**case, "target": target, "dout": dout}, message, expected)
+        except KernelError as error:
+            return str(error)
         return None
 
-    def difference(self, actual, expected, case, is_gradient):
-        """Where the result is not the expected one, or None."""
-        dtype = actual.dtype
-        tolerance = 2.0**-10 if dtype == np.float16 else 2.0**-21
-        absolute = float(np.finfo(dtype).smallest_subnormal)
-        if not is_gradient:
-            # 1 - p and each hinge are rounded to float32, which tells by the size of the scores, once a target.
-            finite = np.abs(case["input"][np.isfinite(case["input"])].astype(np.float64))
-            absolute += case["target"].size * 2.0**-23 * (finite.max() if finite.size else 0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            expected = np.asarray(expected).astype(dtype)
-            wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=absolute, equal_nan=True)
-        if not wrong.any():
-            return None
+    def check_whole(self, case, error, expected):
+        """Raises what is wrong with a function that has all classes."""
+        input, target, dout, reduction = case["input"], case["target"], case["dout"], case["reduction"]
+        for grad, inputs, regular, wanted in (
+            ("", (input, target), dout.shape, expected[0]),
+            ("Grad", (input, target, dout), input.shape, expected[1]),
+        ):
+            shape = (int(np.prod(regular)) + 1,) if case["surplus"] else regular
+            name = "backward" if grad else "forward"
+            said, (actual,) = self.call(case, grad + reduction.capitalize(), inputs, [np.full(shape, 7, input.dtype)])
+            if (said is None) != (error is None) or (error and error not in said):
+                raise KernelError(f"{name}: the error is {said!r}, not {error!r}")
+            if error is None:
+                check_result(name, actual, wanted, 0 if grad else rounding_of_hinges(case))
+
+    def check_slices(self, case, error, expected):
+        """Raises what is wrong with a function whose classes are divided."""
+        results = fuzz_slices.run(case, lambda *arguments: self.call(case, *arguments), error, self.targets_are_checked)
+        if results is None:
+            return
+        losses = results.losses
+        if any(loss.tobytes() != losses[0].tobytes() for loss in losses):
+            raise KernelError(f"the ranks have different losses: {losses}")
+        if not is_overflow(case, losses[0], expected[0]):
+            # Each rank's part of each row is rounded.
+            least = float(np.finfo(np.float32).smallest_subnormal) * case["target"].size * len(losses)
+            check_result("loss", losses[0], expected[0], rounding_of_hinges(case) + least)
+        if fuzz_slices.has_exact_losses(case):
+            of_rows = loss_and_gradient(case["input"], case["target"], "none")[0]
+            if not np.allclose(results.row_losses, of_rows, rtol=2.0**-45, atol=0):
+                raise KernelError(f"the ranks tell each other losses of {results.row_losses}, not {of_rows}")
+        wanted = fuzz_slices.expected_gradients(case, expected[1])
+        for index, (actual, (gradient, absolute)) in enumerate(zip(results.gradients, wanted)):
+            check_result(f"gradient {index}", actual, gradient, absolute)
+
+    def call(self, case, step, inputs, outputs):
+        """Calls a kernel between guards; returns what it said, or None, and the outputs."""
+        buffers = [Buffer(array, case["offset"]) for array in (*inputs, *outputs)]
+        said = None
+        try:
+            self.kernels[case["function"] + step].prepare(*[buffer.array for buffer in buffers])()
+        except RuntimeError as exception:
+            said = str(exception)
+            if not said.startswith(FUNCTIONS[case["function"]][0]):
+                raise KernelError(f"{step}: the error is {said!r}") from None
+        if not all(buffer.is_intact() for buffer in buffers):
+            raise KernelError(f"{step}: something was written beside a buffer")
+        if not all(buffer.array.tobytes() == array.tobytes() for buffer, array in zip(buffers, inputs)):
+            raise KernelError(f"{step}: an input was changed")
+        return said, [buffer.array for buffer in buffers[len(inputs) :]]
+
+
+def functions_of(is_cpu):
+    """What a library has."""
+    return tuple(FUNCTIONS) if is_cpu else (*WHOLE, CLASS_PARALLEL)
+
+
+def rounding_of_hinges(case):
+    """1 - p and each hinge are rounded to float32, which tells by the size of the scores, once a target."""
+    finite = np.abs(case["input"][np.isfinite(case["input"])].astype(np.float64))
+    return case["target"].size * 2.0**-23 * (finite.max() if finite.size else 0)
+
+
+def is_overflow(case, actual, expected):
+    """Whether a loss is infinite because a row's is, in float32."""
+    if case["reduction"] == "none" or not np.isposinf(actual) or not np.isfinite(expected):
+        return False
+    of_rows = loss_and_gradient(case["input"], case["target"], "none")[0]
+    return bool((of_rows > np.finfo(np.float32).max / 2).any())
+
+
+def check_result(name, actual, expected, absolute):
+    """Raises where the result is not the expected one, ``absolute`` beyond what the dtype's rounding does."""
+    tolerance = 2.0**-10 if actual.dtype == np.float16 else 2.0**-21
+    absolute = absolute + float(np.finfo(actual.dtype).smallest_subnormal)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = np.asarray(expected).astype(actual.dtype)
+        same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+        distance = np.abs(np.subtract(actual, expected, dtype=np.float64))
+        near = np.isfinite(expected) & (distance <= absolute + tolerance * np.abs(expected, dtype=np.float64))
+    wrong = ~(same | near)
+    if wrong.any():
         where = tuple(np.argwhere(wrong)[0])
-        return f"{actual[where]} at {where}, not {expected[where]}"
+        raise KernelError(f"{name}: {actual[where]} at {where}, not {expected[where]}")
 
 
 def work(arguments):
@@ -249,7 +327,7 @@ def work(arguments):
         return 1 if problem else 0
     for index in range(arguments.first, arguments.cases, arguments.step):
         print(f"case {index}", flush=True)
-        problem = runner.problem(make_case(arguments.seed, index))
+        problem = runner.problem(make_case(arguments.seed, index, runner.functions))
         if problem:
             print(problem)
             return 1
@@ -274,29 +352,45 @@ def load(path):
 
 def smaller(case):
     """Cases that are a little smaller."""
-    input, target, dout = case["input"], case["target"], case["dout"]
+    input, target = case["input"], case["target"]
     if case["threads"] > 1:
         yield {**case, "threads": 1}
     if input.ndim == 2 and len(input) > 1:
-        for rows in (slice(0, len(input) // 2), slice(len(input) // 2, None)):
-            yield {**case, "input": input[rows], "target": target[rows], "dout": dout[rows] if dout.ndim else dout}
-    if case["offset"]:
-        yield {**case, "offset": 0}
+        yield rows_of(case, slice(0, len(input) // 2))
+        yield rows_of(case, slice(len(input) // 2, None))
+    for name, least in (("offset", 0), ("cuts", []), ("block", 0)):
+        if case.get(name, least) != least:
+            yield {**case, name: least}
     for share in (2, 8):
         keep = target.shape[-1] - max(target.shape[-1] // share, 1)
         if keep >= 1:
             yield {**case, "target": target[:, :keep]}
         keep = input.shape[-1] - max(input.shape[-1] // share, 1)
         if keep >= 1:
-            yield {**case, "input": input[..., :keep], "target": np.where(target >= keep, -1, target)}
-    if (np.nan_to_num(input) != 0).any():
+            yield classes_of(case, keep)
+    if "weight" not in case and (np.nan_to_num(input) != 0).any():
         yield {**case, "input": np.where(np.isfinite(input), np.round(input), input).astype(input.dtype)}
+
+
+def rows_of(case, rows):
+    """A case with some of its rows."""
+    names = [name for name in ("input", "target", "features") if name in case]
+    names += ["dout"] if case["dout"].ndim else []
+    return {**case, **{name: case[name][rows] for name in names}}
+
+
+def classes_of(case, keep):
+    """A case with its first classes."""
+    layer = {name: case[name][:keep] for name in ("weight", "bias") if name in case}
+    target = np.where(case["target"] >= keep, -1, case["target"]).astype(np.int32)
+    return {**case, **layer, "input": case["input"][..., :keep], "target": target}
 
 
 def weight(case):
     """How much there is to read in a case."""
     fractions = np.count_nonzero(np.nan_to_num(case["input"]) % 1)
-    return case["input"].size + case["target"].size + fractions + case["threads"] + case["offset"]
+    settings = case["threads"] + case["offset"] + len(case.get("cuts", ())) + (case.get("block", 0) != 0)
+    return case["input"].size + case["target"].size + fractions + settings
 
 
 def minimize(case, fails):
@@ -353,7 +447,7 @@ def report(seed, variant, output, libraries, folder):
         save(case, path)
         return run_worker(variant, *libraries, "--replay", path)[0] != 0
 
-    case = make_case(seed, index)
+    case = make_case(seed, index, functions_of("--cuda" not in libraries))
     print(
         "a smaller case that fails:" if fails(case) else "alone it passes:", save_text(minimize(case, fails)), sep="\n"
     )
@@ -378,7 +472,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         build = build_emulated if arguments.cuda else build_cpu
         library = build(folder, f"-O1 -g1 {SANITIZERS}")
-        libraries = ["--library", library]
+        libraries = ["--library", library, *(["--cuda"] if arguments.cuda else [])]
         status, output, errors = run_worker({}, *libraries, "--variants")
         if status != 0:
             sys.exit(output + errors)

@@ -31,8 +31,10 @@ from tests.support.builds import (
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-AOT, OPERATOR, DEFINITION = "aot.h", "operator.h", "definition.h"
+AOT, OPERATOR, DEFINITION, RANKS = "aot.h", "operator.h", "definition.h", "ranks.h"
 MAIN, HALF = "cpu/multilabel_margin_loss.cpp", "cpu/float16.h"
+SCHEDULE, REDUCTION = "cpu/schedule.h", "cpu/reduction.h"
+SLICE, CLASS_PARALLEL, LINEAR, BLAS = "cpu/slice.h", "cpu/class_parallel.cpp", "cpu/linear.cpp", "cpu/blas.cpp"
 TARGETS, SORT, TILE = "cpu/row_targets.h", "cpu/row_sort.h", "cpu/row_tile.h"
 METHOD = "cpu/row_method.h"
 DIRECT, SEGMENTS, BUCKETS = "cpu/row_direct.h", "cpu/row_segments.h", "cpu/row_buckets.h"
@@ -52,6 +54,7 @@ VECTOR_OPERATIONS = {
 }
 CUDA, CUDA_ROW, CUDA_TREE = "cuda/multilabel_margin_loss.cu", "cuda/row.cuh", "cuda/tree.cuh"
 CUDA_LOSS, CUDA_GRADIENT, CUDA_CHECK = "cuda/loss.cuh", "cuda/gradient.cuh", "cuda/check.cuh"
+CUDA_LAUNCH, CUDA_SLICE, CUDA_CLASS_PARALLEL = "cuda/launch.cuh", "cuda/slice.cuh", "cuda/class_parallel.cu"
 CASES, CUDA_CASES = 4000, 600
 # So many rows that each is one piece, whose threads have several vectors each.
 MANY_VECTORS = """
@@ -66,12 +69,22 @@ sys.exit(mismatches.count)
 
 # (what breaks, file, the text, what stands there instead)
 MUTANTS = [
-    ("a target equal to C is let through", TARGETS, "labels[count] >= batch.classes", "labels[count] > batch.classes"),
+    (
+        "a target equal to C is let through",
+        TARGETS,
+        "labels[count] >= batch.all_classes",
+        "labels[count] > batch.all_classes",
+    ),
     ("0 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] > 0;"),
     ("only -1 ends the list", TARGETS, "labels[count] >= 0;", "labels[count] != -1;"),
     ("one label more is read", TARGETS, "count < batch.num_labels &&", "count <= batch.num_labels &&"),
     ("the last label is not read", TARGETS, "count < batch.num_labels &&", "count + 1 < batch.num_labels &&"),
-    ("labels are found by the number of classes", TARGETS, "index * batch.num_labels;", "index * batch.classes;"),
+    (
+        "labels are found by the number of classes",
+        TARGETS,
+        "batch.target + index * batch.num_labels;",
+        "batch.target + index * batch.classes;",
+    ),
     ("the threshold's margin is 0", DEFINITION, "-(1.0f - p)", "-(0.0f - p)"),
     ("the threshold is rounded otherwise", DEFINITION, "-(1.0f - p)", "(p - 1.0f) * 1.0000001f"),
     ("lanes are not mirrored", SORT, "CompareLanes<kBlock - 1>(value)", "CompareLanes<kBlock / 2>(value)"),
@@ -102,7 +115,7 @@ MUTANTS = [
         "for (int v = 0; v < stride; ++v) hinges[v] += hinges[v + stride];",
         "for (int v = 0; v < stride / 2; ++v) hinges[v] += hinges[v + stride];",
     ),
-    ("the loss is not divided by C", LOSS, "RowSum(sum) / static_cast<double>(batch.classes)", "RowSum(sum)"),
+    ("the loss is not divided by C", MAIN, "of_row /= static_cast<double>(batch.classes);", "of_row /= 1;"),
     ("float32 overflows on the way", LOSS, "if (!std::isfinite(sum.sum) &&", "if (false &&"),
     ("NaN of a target is dropped", DEFINITION, "return (score != score ? kNan : 0) |", "return"),
     (
@@ -134,21 +147,26 @@ MUTANTS = [
     ("the totals are not reset", GRADIENT, "total[row.targets[*j] % kTile] = 0;", ";"),
     ("the counts of the ranks are not added up", GRADIENT, "totals[k] += totals[k + 1];", ";"),
     ("a target counts its own rank", GRADIENT, "totals[row.ranks[j] + 1]", "totals[row.ranks[j]]"),
-    ("a NaN row keeps its gradient", GRADIENT, "std::fill_n(output, batch.classes, FromDouble<T>(NAN));", ";"),
-    ("the mean is a sum", MAIN, "sum / Divisor(", "sum + 0 * Divisor("),
+    (
+        "a NaN row keeps its gradient",
+        GRADIENT,
+        "std::fill_n(output, std::min(tiles.end * kTile, batch.classes) - first, FromDouble<T>(NAN));",
+        ";",
+    ),
+    ("the mean is a sum", REDUCTION, "sum / Divisor(", "sum + 0 * Divisor("),
     ("the mean of no rows is NaN", DEFINITION, "std::max<int64_t>(rows, 1)", "rows"),
     ("the gradient of the mean is that of the sum", DEFINITION, " * Divisor(reduction, rows);", ";"),
     ("the gradient is not divided by C", DEFINITION, "static_cast<double>(classes) * Divisor", "Divisor"),
-    ("every row has the dout of the first", MAIN, "dout[reduction == Reduction::kNone ? row : 0]", "dout[0]"),
+    ("every row has the dout of the first", REDUCTION, "by_row_ ? row : 0", "by_row_ ? 0 : 0"),
     (
         "a shared row loses a worker's counts",
-        MAIN,
+        SCHEDULE,
         "for (int worker = 1; worker < threads; ++worker)",
         "for (int worker = 1; worker < threads - 1; ++worker)",
     ),
     (
         "a shared row loses its last piece",
-        MAIN,
+        SCHEDULE,
         "for (int64_t piece = 0; piece < pieces; ++piece) {\n      const PartialSum sum",
         "for (int64_t piece = 0; piece < pieces - (pieces > 1); ++piece) {\n      const PartialSum sum",
     ),
@@ -167,7 +185,7 @@ MUTANTS = [
     ),
     ("the sign of float16 is lost in vectors", GENERIC, " | (bits & 0x8000) << 16", ""),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
-    ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
+    ("an output's size is not checked", AOT, "if (Elements(index) != size) {", "if (Elements(index) < 0) {"),
     ("no label is let through", OPERATOR, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
     (
         "no class is let through",
@@ -187,7 +205,7 @@ MUTANTS = [
         "check_[v % 2] += group[v] * 0.0f;",
         "check_[v % 2] += Floats{};",
     ),
-    ("the vectors' NaN is lost", TILE, "Max(absent, Load(input + begin + i))", "Max(Load(input + begin + i), absent)"),
+    ("the vectors' NaN is lost", TILE, "Max(absent, Load(input + i))", "Max(Load(input + i), absent)"),
     (
         "the remainder's NaN is lost",
         TILE,
@@ -230,12 +248,7 @@ MUTANTS = [
         "if (std::memcmp(computed, &row.value[k], lanes * sizeof(float)) != 0) return false;",
         ";",
     ),
-    (
-        "rows without targets are not written",
-        GRADIENT,
-        "std::memset(output + begin, 0, (end - begin) * sizeof(T));",
-        ";",
-    ),
+    ("rows without targets are not written", GRADIENT, "std::memset(output, 0, count * sizeof(T));", ";"),
     (
         "the last class of a tile is not written",
         GRADIENT,
@@ -294,13 +307,8 @@ MUTANTS = [
         "static_cast<int32_t>(i + v * kLanes)",
         "static_cast<int32_t>(i)",
     ),
-    (
-        "sifted scores lie in the first tile",
-        GRADIENT,
-        "row, tile * kTile - piece * kPiece, &sifted,",
-        "row, 0, &sifted,",
-    ),
-    ("sifted scores lie in the first piece", GRADIENT, "output[piece * kPiece + places[c]]", "output[places[c]]"),
+    ("sifted scores lie in the first tile", GRADIENT, "scores, row, place, &sifted,", "scores, row, 0, &sifted,"),
+    ("pieces lie at the first one", GRADIENT, "place = (tile - tiles.begin) * kTile;", "place = tile * kTile;"),
     ("merged thresholds count once", SORT, "static_cast<int32_t>(place + 1)", "static_cast<int32_t>(different)"),
     (
         "the thresholds have no ranks",
@@ -364,6 +372,180 @@ MUTANTS = [
         "if (AnyNegative(crowded)) SearchCrowded",
         "if (false) SearchCrowded",
     ),
+    # Slices of the classes.
+    (
+        "slice: all begin at the first class",
+        TARGETS,
+        "target -= static_cast<int32_t>(batch.first_class);",
+        "target -= 0;",
+    ),
+    (
+        "slice: a target before it is taken out",
+        TARGETS,
+        "return target >= 0 && target < batch.classes;",
+        "return true;",
+    ),
+    (
+        "slice: a target beyond it is out of range",
+        TARGETS,
+        "labels[count] >= batch.all_classes",
+        "labels[count] >= batch.classes",
+    ),
+    (
+        "slice: a short one has all targets",
+        TARGETS,
+        "if (batch.classes == batch.all_classes && batch.classes <= kTile) {",
+        "if (batch.classes <= kTile) {",
+    ),
+    (
+        "slice: each row has the target scores of the first",
+        TARGETS,
+        "const float *scores = batch.target_scores + index * batch.num_labels;",
+        "const float *scores = batch.target_scores;",
+    ),
+    (
+        "slice: each row has the target scores of the first where float32 overflows",
+        TARGETS,
+        "batch.target_scores[row.index * batch.num_labels + j]",
+        "batch.target_scores[j]",
+    ),
+    (
+        "slice: its own classes make few pairs",
+        LOSS,
+        "if (HasFewPairs(count, batch.all_classes)) return;",
+        "if (HasFewPairs(count, batch.classes)) return;",
+    ),
+    (
+        "slice: the gradient is divided by its own classes",
+        REDUCTION,
+        "batch.rows, batch.all_classes)",
+        "batch.rows, batch.classes)",
+    ),
+    (
+        "slice: the loss is divided by its own classes",
+        SLICE,
+        "row_sums[row] / static_cast<double>(batch.all_classes)",
+        "row_sums[row] / static_cast<double>(batch.classes)",
+    ),
+    ("slice: it begins where the first one does", RANKS, "if (is_own) first_class = total;", ""),
+    ("slice: the others' classes may be missing", RANKS, "if (total != place.all_classes) return", "if (false) return"),
+    (
+        "slice: its own classes are not in the header",
+        RANKS,
+        "if (!is_number || (is_own &&",
+        "if (!is_number || (false &&",
+    ),
+    (
+        "slice: the ranks may differ",
+        RANKS,
+        "if (sum * sum != squares * static_cast<double>(place.ranks)) return",
+        "if (false) return",
+    ),
+    (
+        "slice: a label equal to C is let through",
+        SLICE,
+        "labels[j] >= batch.all_classes",
+        "labels[j] > batch.all_classes",
+    ),
+    ("slice: 0 is no label", SLICE, "labels[j] >= 0; ++j)", "labels[j] > 0; ++j)"),
+    ("slice: a label before it is in it", SLICE, "if (i >= 0 && i < batch.classes) use", "if (i < batch.classes) use"),
+    ("slice: a label behind it is in it", SLICE, "if (i >= 0 && i < batch.classes) use", "if (i >= 0) use"),
+    ("slice: the counts are those of the first row", SLICE, "counts + row * batch.num_labels;", "counts;"),
+    ("slice: a count of NaN is a number", SLICE, "if (std::isnan(of_row[j])) return false;", ""),
+    ("slice: part of a loss is rounded", RANKS, "? static_cast<float>(loss - part[0]) : 0;", "? 0 : 0;"),
+    ("slice: an infinite part lacks as much", RANKS, "part[1] = is_finite ?", "part[1] = true ?"),
+    ("slice: the loss is that of the last rank", SLICE, "losses[row] += ReadPart", "losses[row] = ReadPart"),
+    (
+        "slice: all ranks have the same part",
+        SLICE,
+        "partial.Part(place.rank, row)",
+        "partial.Part(0, row)",
+    ),
+    ("class parallel: a NaN is not told", CLASS_PARALLEL, "= has_nan ? NAN :", "= false ? NAN :"),
+    (
+        "class parallel: the counts are those of the slice",
+        CLASS_PARALLEL,
+        "has_nan, active.data(), gradient);",
+        "has_nan, (active.assign(batch.num_labels, 0), active.data()), gradient);",
+    ),
+    (
+        "linear: a block begins at the first class",
+        LINEAR,
+        "first_row * block.classes + first_class;",
+        "first_row * block.classes;",
+    ),
+    ("linear: a block begins at the first row", LINEAR, "first_row * block.classes + first_class;", "first_class;"),
+    ("linear: a row of scores is one of features", LINEAR, "block.batch.stride = block.classes;", ""),
+    (
+        "linear: each block has the first classes",
+        LINEAR,
+        "{first_class / kTile, NumTiles(first_class + block.classes)}",
+        "{0, NumTiles(block.classes)}",
+    ),
+    (
+        "linear: the last range is lost",
+        LINEAR,
+        "range = 1; range < layer.Ranges();",
+        "range = 1; range + 1 < layer.Ranges();",
+    ),
+    (
+        "linear: the counts are those of the last range",
+        LINEAR,
+        "active[row * batch.num_labels + j] += of_row[j];",
+        "active[row * batch.num_labels + j] = of_row[j];",
+    ),
+    ("linear: the NaN of the first range is lost", LINEAR, "= has_nan[row] | found_nan[row];", "= found_nan[row];"),
+    ("linear: a NaN is not told", LINEAR, "= has_nan[i / batch.num_labels] ? NAN :", "= false ? NAN :"),
+    ("linear: a gradient is that of the last rows", LINEAR, "bool add = block.first_row > 0,", "bool add = false,"),
+    ("linear: a gradient is added to what was there", LINEAR, "bool add = block.first_row > 0,", "bool add = true,"),
+    (
+        "linear: the scores lack the bias",
+        LINEAR,
+        "call_.has_bias, scores, block.classes);",
+        "false, scores, block.classes);",
+    ),
+    ("linear: the targets' scores lack the bias", LINEAR, "*bias_copy.Load(call.bias, i, 1) : 0;", "0.0 : 0;"),
+    (
+        "linear: every row has the scale of the first",
+        LINEAR,
+        "row, scale(row), &rows[row]",
+        "row, scale(0), &rows[row]",
+    ),
+    (
+        "linear: the features' gradients are those of the first rows",
+        LINEAR,
+        "of_range.data() + block.first_row * features,",
+        "of_range.data(),",
+    ),
+    (
+        "linear: the weight's gradient is that of the first rows",
+        LINEAR,
+        "{layer.Features(block.first_row), features}",
+        "{layer.Features(0), features}",
+    ),
+    (
+        "linear: the scores are those of the first rows",
+        LINEAR,
+        "{Features(block.first_row), call_",
+        "{Features(0), call_",
+    ),
+    (
+        "linear: the features' gradient is that of the last range",
+        LINEAR,
+        "sum[i] += of_range[i];",
+        "sum[i] = of_range[i];",
+    ),
+    ("linear: a weight of float16 has no gradient", LINEAR, "if (last) own.weight.Round(of_weight, begin);", ""),
+    ("linear: a bias of float16 has no gradient", LINEAR, "if (last) own.bias.Round(of_bias, block.first_class);", ""),
+    (
+        "linear: without rows the weight's gradient is not written",
+        LINEAR,
+        "of_weight.SetToZero(",
+        "if (false) of_weight.SetToZero(",
+    ),
+    ("BLAS: what is not to be added to is", BLAS, "beta = add ? 1 : 0;", "beta = 1;"),
+    ("BLAS: what is to be added to is not", BLAS, "beta = add ? 1 : 0;", "beta = 0;"),
+    ("BLAS: the second matrix is never transposed", BLAS, "transb = b.transposed ? 'T' : 'N';", "transb = 'N';"),
     # The vector operations.
     ("AVX-512: the other one where either is NaN", AVX512, "_mm512_max_ps(a, b)", "_mm512_max_ps(b, a)"),
     (
@@ -478,7 +660,7 @@ MUTANTS = [
     ("the sum has the low half twice", SIMD, "high_ += HighHalf(value)", "high_ += LowHalf(value)"),
     ("the sum lacks a lane", SIMD, "i < kLanes / 2; ++i) total", "i < kLanes / 2 - 1; ++i) total"),
     # The CUDA kernels.
-    ("CUDA: a target equal to C is let through", CUDA_ROW, "label >= row.classes", "label > row.classes"),
+    ("CUDA: a target equal to C is let through", CUDA_ROW, "label >= AllClasses(row)", "label > AllClasses(row)"),
     ("CUDA: only the first labels are read", CUDA_ROW, "more = *end == kBlock;", "more = false;"),
     (
         "CUDA: the end of the labels is not waited for",
@@ -589,9 +771,9 @@ MUTANTS = [
     ),
     (
         "CUDA: targets are not checked",
-        CUDA,
-        'std::strcmp(wanted, "1") != 0) return;',
-        'std::strcmp(wanted, "2") != 0) return;',
+        CUDA_LAUNCH,
+        'std::strcmp(wanted, "1") == 0',
+        'std::strcmp(wanted, "2") == 0',
     ),
     ("CUDA: the check lets C through", CUDA_CHECK, "if (label >= classes)", "if (label > classes)"),
     (
@@ -600,6 +782,48 @@ MUTANTS = [
         "atomicMin(first, static_cast<unsigned long long>(index * num_labels + j))",
         "*first = index * num_labels + j",
     ),
+    ("CUDA slice: it begins at class 0", CUDA_ROW, "return row.first_class;", "return 0;"),
+    (
+        "CUDA slice: few pairs are those of the slice",
+        CUDA_LOSS,
+        "num_targets, AllClasses(row)",
+        "num_targets, row.classes",
+    ),
+    ("CUDA slice: the header is that of the first rank", CUDA_SLICE, "place.rank};", "0};"),
+    (
+        "CUDA slice: a label behind it is in it",
+        CUDA_SLICE,
+        "if (i < 0 || i >= problem.classes) return;",
+        "if (i < 0) return;",
+    ),
+    ("CUDA slice: the pieces' flags are lost", CUDA_SLICE, "sum.flags |= pieces[row * number + piece].flags;", ";"),
+    (
+        "CUDA slice: a NaN is not told",
+        CUDA_SLICE,
+        "has_nan ? NAN : static_cast<float>",
+        "false ? NAN : static_cast<float>",
+    ),
+    ("CUDA slice: only the first tree's targets are counted", CUDA_SLICE, "&counts[first + j]", "&counts[j]"),
+    (
+        "CUDA slice: a piece's counts replace the others'",
+        CUDA_SLICE,
+        "atomicAdd(&counts[first + j],",
+        "*(&counts[first + j]) = (",
+    ),
+    ("CUDA slice: the loss is that of the last rank", CUDA_SLICE, "row_loss += ReadPart", "row_loss = ReadPart"),
+    (
+        "CUDA slice: a repeated class counts once",
+        CUDA_SLICE,
+        "times += row.labels[other] == row.labels[j];",
+        "times = 1;",
+    ),
+    (
+        "CUDA slice: the gradient is divided by its own classes",
+        CUDA_SLICE,
+        "problem.extent->all_classes);\n  for",
+        "problem.classes);\n  for",
+    ),
+    ("CUDA slice: faults are not found", CUDA_CLASS_PARALLEL, "if (WantsChecks()) FindFaults(last);", ""),
 ]
 
 

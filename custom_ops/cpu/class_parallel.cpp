@@ -1,4 +1,4 @@
-// The loss of scores whose classes are divided over ranks: each has a slice of them (slice.h).
+// The loss of scores whose classes are divided over ranks: each has a slice of them (ranks.h).
 //
 //   Header        (input, labels, place) -> header
 //   TargetScores  (input, labels, place, header) -> target scores
@@ -16,15 +16,13 @@
 namespace mlml {
 namespace {
 
-constexpr Names kNames = {"ClassParallelMultilabelMarginLoss", "labels"};
-
 // One call. What its last input is says how much is known.
 struct Call {
   enum Parameter { kInput, kLabels, kPlace, kHeader, kTargetScores, kPartial, kDout };
 
   Call(const Arguments &from, Parameter last) : arguments(from), output(last + 1) {
     arguments.Expect(output + 1);
-    batch = ReadBatch(arguments, kNames);
+    batch = ReadBatch(arguments, kOfClassParallel);
     place = ReadPlace(arguments, kPlace, batch);
     if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
     if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
@@ -42,8 +40,8 @@ void Header(const Arguments &arguments) {
   Checksum checksum;
   for (int64_t size : {batch.rows, batch.num_labels, static_cast<int64_t>(batch.dtype)}) checksum.Add(size);
   checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
-  void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place));
-  WriteHeader(call.place, batch.classes, checksum, static_cast<float *>(header));
+  void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
+  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
 }
 
 void TargetScores(const Arguments &arguments) {
@@ -110,7 +108,7 @@ void WriteGradient(const Arguments &arguments, Reduction reduction) {
 #define MLML_STEP(STEP, RUN)                                                                                       \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes, \
                                                           const char **dtypes, void *, void *) {                   \
-    const mlml::Arguments arguments(mlml::kNames.function, nparam, params, ndims, shapes, dtypes);                 \
+    const mlml::Arguments arguments(mlml::kOfClassParallel.function, nparam, params, ndims, shapes, dtypes);       \
     RUN;                                                                                                           \
     return 0;                                                                                                      \
   }

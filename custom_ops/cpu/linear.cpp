@@ -12,6 +12,7 @@
 // The blocks are worked on in ranges of classes, each by one thread. Their number, and with it the order of all sums,
 // does not depend on the number of threads.
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -56,6 +57,10 @@ struct Call {
     if (!batch.is_matrix || shape.size() != 2 || shape[1] != features || shape[0] < 1) {
       arguments.Fail("the shapes of 'features' and 'weight' must be (N, D) and (C, D), but got " +
                      arguments.ShapeName(0) + " and " + arguments.ShapeName(kWeight) + ".");
+    }
+    constexpr int64_t kMostFeatures = std::numeric_limits<int>::max();  // as a BLAS counts
+    if (shape[0] > kMostClasses || features > kMostFeatures) {
+      arguments.Fail("'weight' is too large: shape " + arguments.ShapeName(kWeight) + ".");
     }
     batch.classes = shape[0];
     weight = Read(kWeight, "weight", batch.classes * features);
@@ -143,7 +148,7 @@ class Layer {
     const Batch &batch = call.batch;
     if (!HasBlas()) call.arguments.Fail("no BLAS was set.");
     features_ = features32_.Load(call.Features(), 0, batch.rows * call.features);
-    const int64_t block = call.place.block == 0 ? kDefaultBlock : call.place.block;
+    const int64_t block = std::min(call.place.block == 0 ? kDefaultBlock : call.place.block, batch.classes);
     block_ = NumTiles(block) * kTile;
     const int64_t blocks = (batch.classes + block_ - 1) / block_;
     const int64_t room = kFeaturesOfRanges / std::max<int64_t>(batch.rows * call.features, 1);
@@ -208,8 +213,8 @@ void Header(const Call &call) {
   }
   checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
   if (call.place.ranks > 1) checksum.Add(batch.input, batch.rows * call.features * call.Features().Size());
-  void *header = call.arguments.Read(call.output, "header", "float32", HeaderSize(call.place));
-  WriteHeader(call.place, batch.classes, checksum, static_cast<float *>(header));
+  void *header = call.arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
+  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
 }
 
 void TargetScores(const Call &call) {

@@ -79,9 +79,9 @@ __device__ void StoreTargets(const Row<T> &row, int levels, double scale, Gradie
 
 // A piece of a row whose targets fit one tree: writes the gradient of the other classes, and counts their ranks.
 // Returns whether it has a NaN.
-template <int kBlock, class T>
-__device__ bool GradientOfOthers(const Row<T> &row, int64_t begin, int64_t end, int levels, int ways, double scale,
-                                 GradientShared<kBlock> *shared, T *gradient) {
+template <int kBlock, class T, bool kSlice>
+__device__ bool GradientOfOthers(const Row<T, kSlice> &row, int64_t begin, int64_t end, int levels, int ways,
+                                 double scale, GradientShared<kBlock> *shared, T *gradient) {
   constexpr int kSize = Vector<T>::kSize;
   const auto count = static_cast<int>(row.num_targets);
   for (int k = threadIdx.x; k <= count; k += kBlock) {
@@ -110,9 +110,10 @@ __device__ bool GradientOfOthers(const Row<T> &row, int64_t begin, int64_t end, 
 }
 
 // A piece of a row with more targets than one tree holds: each class looks up the targets, tree by tree, and each
-// target all other classes, so that the pieces need no counters in common. Returns whether it saw a NaN.
-template <int kBlock, class T>
-__device__ __noinline__ bool GradientOfMany(const Row<T> &row, int64_t begin, int64_t end, double scale,
+// target all other classes, so that the pieces need no counters in common; of a slice, it leaves the targets alone.
+// Returns whether it saw a NaN.
+template <int kBlock, class T, bool kSlice>
+__device__ __noinline__ bool GradientOfMany(const Row<T, kSlice> &row, int64_t begin, int64_t end, double scale,
                                             GradientShared<kBlock> *shared, T *gradient) {
   constexpr int kMost = Tree<kBlock>::kMost;
   constexpr int kMine = 4;
@@ -124,7 +125,7 @@ __device__ __noinline__ bool GradientOfMany(const Row<T> &row, int64_t begin, in
     for (int i = threadIdx.x; i < kClasses; i += kBlock) shared->counts[i] = 0;
     __syncthreads();
     for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
-      const int64_t i = row.labels[j] - tile;
+      const int64_t i = row.labels[j] - FirstClass(row) - tile;
       if (i >= 0 && i < kClasses) atomicAdd(&shared->counts[i], 1u);
     }
     __syncthreads();
@@ -155,7 +156,7 @@ __device__ __noinline__ bool GradientOfMany(const Row<T> &row, int64_t begin, in
       add_ranks(BuildTargetTree<kBlock>(row, first, count, shared), false);
     }
     // x_i > q exactly if -x_i < -q: the ranks of -q among the -x_i of the other classes are what is asked for.
-    const bool search_classes = __syncthreads_or(any_target) != 0;
+    const bool search_classes = __syncthreads_or(!kSlice && any_target) != 0;
     for (int64_t first = 0; search_classes && first < row.classes; first += kMost) {
       const auto count = static_cast<int>(TreeCount<kBlock>(row.classes - first));
       MarkTargets<kBlock>(row, first, count, shared);

@@ -52,8 +52,8 @@ __device__ double BlockSum(double value, Tree<kBlock> *tree) {
 }
 
 // What is not finite in a piece.
-template <int kBlock, class T>
-__device__ __noinline__ int FindFlags(const Row<T> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
+template <int kBlock, class T, bool kSlice>
+__device__ __noinline__ int FindFlags(const Row<T, kSlice> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
   int mine = 0;
   ForEachVector<kBlock>(row, begin, end, 0, tree, [&](int64_t, const auto &scores, uint32_t absent) {
     for (int e = 0; e < Vector<T>::kSize; ++e) {
@@ -69,8 +69,8 @@ __device__ __noinline__ int FindFlags(const Row<T> &row, int64_t begin, int64_t 
 }
 
 // The sum of a piece from its formula in double: for scores so large that float32 overflows on the way.
-template <int kBlock, class T>
-__device__ __noinline__ double SumInDouble(const Row<T> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
+template <int kBlock, class T, bool kSlice>
+__device__ __noinline__ double SumInDouble(const Row<T, kSlice> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
   double sum = 0;
   ForEachVector<kBlock>(row, begin, end, -kInfinity, tree, [&](int64_t, const auto &scores, uint32_t) {
     for (int64_t j = 0; j < row.num_targets; ++j) {
@@ -81,14 +81,15 @@ __device__ __noinline__ double SumInDouble(const Row<T> &row, int64_t begin, int
   return BlockSum<kBlock>(sum, tree);
 }
 
-template <int kBlock, class T>
-__device__ PartialSum SumOfPiece(const Problem<T> &problem, int64_t index, int64_t piece, LossShared<kBlock> *shared) {
-  const Row<T> row = ReadRow<kBlock>(problem, index, shared);
+template <int kBlock, class T, bool kSlice>
+__device__ PartialSum SumOfPiece(const Problem<T, kSlice> &problem, int64_t index, int64_t piece,
+                                 LossShared<kBlock> *shared) {
+  const auto row = ReadRow<kBlock>(problem, index, shared);
   if (row.out_of_range) return {0, kNan};
   if (row.num_targets == 0) return {0, 0};
   const int64_t begin = piece * problem.piece;
   const int64_t end = begin + problem.piece < row.classes ? begin + problem.piece : row.classes;
-  const bool few = HasFewPairs(row.num_targets, row.classes);
+  const bool few = HasFewPairs(row.num_targets, AllClasses(row));
   constexpr int kSize = Vector<T>::kSize;
   double sum = 0;
   float check = 0;  // 0, or NaN once a score is not finite

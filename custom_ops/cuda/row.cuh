@@ -21,9 +21,27 @@ constexpr int kResidentThreads = 1024;
 // Classes whose membership in the targets is known at a time.
 constexpr int kTile = 32768;
 
+// Where a slice of the classes is. It stands in the GPU's memory, as what the ranks tell each other does: the host does
+// not know it.
+struct Extent {
+  int64_t first_class;
+  int64_t all_classes;  // 0 if the ranks do not agree
+  int64_t rank;
+};
+
+// What a slice has beyond the whole. Which of them a kernel is for is known when it is compiled, so that the whole
+// costs nothing more.
+template <bool kSlice>
+struct ProblemOf {};
+template <>
+struct ProblemOf<true> {
+  const Extent *extent = nullptr;
+  const float *target_scores = nullptr;  // rows x num_labels
+};
+
 // A batch, and how its rows are divided.
-template <class T>
-struct Problem {
+template <class T, bool kSlice = false>
+struct Problem : ProblemOf<kSlice> {
   const T *input;
   const int32_t *target;
   int64_t rows, classes, num_labels;
@@ -44,15 +62,43 @@ struct alignas(16) Vector {
   T values[kSize];
 };
 
+template <bool kSlice>
+struct RowOf {};
+template <>
+struct RowOf<true> {
+  int64_t first_class, all_classes;
+  const float *target_scores;
+};
+
 // A row and its targets, labels[0..num_targets).
-template <class T>
-struct Row {
+template <class T, bool kSlice = false>
+struct Row : RowOf<kSlice> {
   const T *scores;
   const int32_t *labels;
   int64_t classes;
   int64_t num_targets;
   bool out_of_range;  // a target is not a class
 };
+
+// The class that scores[0] is of.
+template <class T, bool kSlice>
+__device__ int64_t FirstClass(const Row<T, kSlice> &row) {
+  if constexpr (kSlice) {
+    return row.first_class;
+  } else {
+    return 0;
+  }
+}
+
+// How many classes the labels are about.
+template <class T, bool kSlice>
+__device__ int64_t AllClasses(const Row<T, kSlice> &row) {
+  if constexpr (kSlice) {
+    return row.all_classes;
+  } else {
+    return row.classes;
+  }
+}
 
 // Calls visit(j, label) for each of a row's targets, in one thread; returns their number. A barrier must follow before
 // anything else uses *end.
@@ -74,31 +120,42 @@ __device__ int64_t VisitTargets(const int32_t *labels, int64_t num_labels, int *
   return count;
 }
 
-template <int kBlock, class T, class Shared>
-__device__ Row<T> ReadRow(const Problem<T> &problem, int64_t index, Shared *shared) {
-  Row<T> row = {problem.input + index * problem.classes, problem.target + index * problem.num_labels, problem.classes,
-                0, false};
+template <int kBlock, class T, bool kSlice, class Shared>
+__device__ Row<T, kSlice> ReadRow(const Problem<T, kSlice> &problem, int64_t index, Shared *shared) {
+  Row<T, kSlice> row = {
+      {},   problem.input + index * problem.classes, problem.target + index * problem.num_labels, problem.classes, 0,
+      false};
   bool bad = false;
+  if constexpr (kSlice) {
+    row.first_class = problem.extent->first_class;
+    row.all_classes = problem.extent->all_classes;
+    row.target_scores = problem.target_scores + index * problem.num_labels;
+    bad = row.all_classes == 0;
+  }
   row.num_targets = VisitTargets<kBlock>(row.labels, problem.num_labels, &shared->end,
-                                         [&](int64_t, int32_t label) { bad = bad || label >= row.classes; });
+                                         [&](int64_t, int32_t label) { bad = bad || label >= AllClasses(row); });
   row.out_of_range = __syncthreads_or(bad) != 0;
   return row;
 }
 
 // The score of target j.
-template <class T>
-__device__ float TargetScore(const Row<T> &row, int64_t j) {
-  return ToFloat(row.scores[row.labels[j]]);
+template <class T, bool kSlice>
+__device__ float TargetScore(const Row<T, kSlice> &row, int64_t j) {
+  if constexpr (kSlice) {
+    return row.target_scores[j];
+  } else {
+    return ToFloat(row.scores[row.labels[j]]);
+  }
 }
 
-// Sets the bits of those of the classes [first, first + count) that are targets.
-template <int kBlock, class T, class Shared>
-__device__ void MarkTargets(const Row<T> &row, int64_t first, int count, Shared *shared) {
+// Sets the bits of those of the row's classes [first, first + count) that are targets.
+template <int kBlock, class T, bool kSlice, class Shared>
+__device__ void MarkTargets(const Row<T, kSlice> &row, int64_t first, int count, Shared *shared) {
   __syncthreads();
   for (int word = threadIdx.x; word < (count + 31) / 32; word += kBlock) shared->is_target[word] = 0;
   __syncthreads();
   for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
-    const int64_t bit = row.labels[j] - first;
+    const int64_t bit = row.labels[j] - FirstClass(row) - first;
     if (bit >= 0 && bit < count) atomicOr(&shared->is_target[bit / 32], 1u << (bit % 32));
   }
   __syncthreads();
@@ -106,8 +163,9 @@ __device__ void MarkTargets(const Row<T> &row, int64_t first, int count, Shared 
 
 // Calls use(i, scores, absent) for the classes [begin, end), with several consecutive scores at once. Bit b of `absent`
 // says that class i + b is a target or not in the range; its score is given as `stand_in`.
-template <int kBlock, class T, class Shared, class Use>
-__device__ void ForEachVector(const Row<T> &row, int64_t begin, int64_t end, float stand_in, Shared *shared, Use use) {
+template <int kBlock, class T, bool kSlice, class Shared, class Use>
+__device__ void ForEachVector(const Row<T, kSlice> &row, int64_t begin, int64_t end, float stand_in, Shared *shared,
+                              Use use) {
   constexpr int kSize = Vector<T>::kSize;
   constexpr int kStride = kBlock * kSize;
   static_assert(kTile % kStride == 0 && 32 % kSize == 0, "the bits of a vector are in one word");

@@ -94,8 +94,8 @@ __device__ void Rank(const float *nodes, int levels, const float (&scores)[kSize
 }
 
 // The tree of the thresholds of targets [first, first + count).
-template <int kBlock, class T>
-__device__ int BuildTargetTree(const Row<T> &row, int64_t first, int count, Tree<kBlock> *tree) {
+template <int kBlock, class T, bool kSlice>
+__device__ int BuildTargetTree(const Row<T, kSlice> &row, int64_t first, int count, Tree<kBlock> *tree) {
   return BuildTree<kBlock>(count, [&](int j) { return SortableThreshold(TargetScore(row, first + j)); }, tree);
 }
 

@@ -23,7 +23,8 @@ class Kernel:
 
     def workspace(self):
         """The bytes that the kernel wants to be lent, as it tells MindSpore."""
-        name = "MultilabelMarginLossGradWorkspace" if "Grad" in self._symbol else "MultilabelMarginLossWorkspace"
+        function = "ClassParallel" if "ClassParallel" in self._symbol else "Grad" if "Grad" in self._symbol else ""
+        name = f"MultilabelMarginLoss{function}Workspace"
         if not hasattr(self._library, name):
             return 0
         function = getattr(self._library, name)

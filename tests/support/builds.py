@@ -38,7 +38,7 @@ def build_emulated(folder, flags="-O2", kernels=KERNELS):
     """Builds the source of the CUDA kernels, as it is, for an emulation on the CPU; returns the library's path."""
     library = Path(folder, "_cuda.so")
     command = ["g++", "-std=c++17", *flags.split(), "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
-    command += ["-o", library, "-x", "c++", kernels / "cuda" / "multilabel_margin_loss.cu"]
+    command += ["-o", library, "-x", "c++", *sorted((kernels / "cuda").glob("*.cu"))]
     subprocess.run(command, check=True)
     return library
 
