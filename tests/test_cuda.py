@@ -44,7 +44,7 @@ def test_emulated_kernels_pass_the_fuzzer(emulated, monkeypatch):
     for checked in ("0", "1"):
         monkeypatch.setenv("MLML_CHECK_TARGETS", checked)
         runner = fuzz_kernels.Runner(emulated)
-        problems = [runner.problem(fuzz_kernels.make_case(6, index)) for index in range(150)]
+        problems = [runner.problem(fuzz_kernels.make_case(6, index, runner.functions)) for index in range(150)]
         assert problems == [None] * 150
 
 

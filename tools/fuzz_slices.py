@@ -231,6 +231,7 @@ def malformed(rng, array, how, is_input):
         elif array.dtype == np.int32:
             array.reshape(-1)[at] = rng.choice(LABELS)
         else:
-            with np.errstate(over="ignore"):
-                array.reshape(-1)[at] = np.asarray(rng.choice(NUMBERS)).astype(array.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                number = array.reshape(-1)[at] + 1 if rng.integers(2) else np.float64(rng.choice(NUMBERS))
+                array.reshape(-1)[at] = number.astype(array.dtype)
     return array
