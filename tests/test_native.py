@@ -13,7 +13,7 @@ from tests.support.builds import NATIVE, build_cpu, compile_program
 from tests.support.cases import random_batch
 from tests.support.processes import run_program, run_python
 from tests.support.reference import expectation
-from tools import fuzz_kernels
+from tools import fuzz_kernels, fuzz_slices
 
 LIBRARY = LIBRARIES["cpu"]
 
@@ -25,9 +25,8 @@ LIBRARY = LIBRARIES["cpu"]
 class Call:
     """The raw arguments of a call that is right, to be spoiled one by one."""
 
-    def __init__(self, gradient):
-        self.arrays = [np.zeros((2, 4), np.float32), np.zeros((2, 4), np.int32), np.zeros((), np.float32)]
-        self.arrays += [np.zeros((2, 4), np.float32)] if gradient else []
+    def __init__(self, *arrays):
+        self.arrays = arrays
         self.nparam = len(self.arrays)
         self.params = [array.ctypes.data for array in self.arrays]
         self.shapes = [list(array.shape) for array in self.arrays]
@@ -44,6 +43,11 @@ class Call:
             "dtypes": (ctypes.c_char_p * len(self.dtypes))(*self.dtypes),
         }
         kernel.call(self.nparam, *[None if name in self.missing else value for name, value in arguments.items()])
+
+
+def whole_call(gradient):
+    arrays = [np.zeros((2, 4), np.float32), np.zeros((2, 4), np.int32), np.zeros((), np.float32)]
+    return Call(*arrays, *([np.zeros((2, 4), np.float32)] if gradient else []))
 
 
 SPOILED = {
@@ -90,7 +94,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("spoiled", SPOILED)
 def test_a_malformed_call_is_an_error_of_the_function_that_was_called(function, gradient, spoiled):
     kernel = Kernel(LIBRARY, f"{function}{'Grad' if gradient else ''}Mean")
-    call = Call(gradient)
+    call = whole_call(gradient)
     call.run(kernel)
     place, value, message = SPOILED[spoiled]
     name, _, index = place.rstrip("]").partition("[")
@@ -122,10 +126,77 @@ def test_a_target_out_of_range_is_an_error_of_the_function_that_was_called(funct
 
 def test_an_output_of_another_size_is_an_error():
     kernel = Kernel(LIBRARY, "MultilabelMarginLossGradMean")
-    call = Call(True)
+    call = whole_call(True)
     call.shapes[3] = [2, 3]
     with pytest.raises(RuntimeError, match=r"'gradient' must have 8 elements, but got shape \(2, 3\)"):
         call.run(kernel)
+
+
+def spoil(call, index):
+    """Spoils a parameter in all ways, one by one."""
+    shape = call.shapes[index]
+    for name, value in (
+        ("params", None),
+        ("dtypes", None),
+        ("dtypes", b"float64"),
+        ("ndims", -1),
+        ("shapes", None),
+        ("shapes", [-size for size in shape[:1]] + shape[1:]),
+        ("shapes", [2**62, *shape[1:]]),
+    ):
+        values = getattr(call, name)
+        before, values[index] = values[index], value
+        yield f"{name}[{index}] = {value}"
+        values[index] = before
+
+
+@pytest.mark.parametrize("function", [name for name in fuzz_kernels.FUNCTIONS if name not in FUNCTIONS])
+def test_a_malformed_call_for_a_slice_of_the_classes_is_an_error(function):
+    arrays = {"features": np.ones((2, 3), np.float32), "weight": np.ones((5, 3), np.float16), "bias": np.zeros(5, "f4")}
+    layer = {
+        fuzz_kernels.CLASS_PARALLEL: (),
+        fuzz_kernels.LINEAR: ("features", "weight"),
+        fuzz_kernels.LINEAR_WITH_BIAS: ("features", "weight", "bias"),
+    }
+    case = {
+        **{name: arrays[name] for name in layer[function]},
+        "input": np.full((2, 5), 3, np.float32),
+        "target": np.array([[0, 4, -1], [2, 2, 3]], np.int32),
+        "dout": np.ones(2, np.float32),
+        **{"reduction": "none", "cuts": [0.5], "block": 0, "offset": 0, "malformed": None},
+    }
+    begin, _ = fuzz_kernels.FUNCTIONS[function]
+    said = {}
+
+    def error_of(kernel, call):
+        try:
+            call.run(kernel)
+        except RuntimeError as error:
+            return str(error)
+        return "nothing"
+
+    def check(step, inputs, outputs):
+        kernel, call = Kernel(LIBRARY, function + step), Call(*inputs, *outputs)
+        call.run(kernel)
+        for index in range(call.nparam):
+            for what in spoil(call, index):
+                said[step, what] = error_of(kernel, call)
+        for nparam in (0, call.nparam - 1, call.nparam + 1, -1):
+            call.nparam = nparam
+            said[step, nparam] = error_of(kernel, call)
+        return None, outputs
+
+    assert fuzz_slices.run(case, check, None) is not None
+    assert {what: message for what, message in said.items() if not message.startswith(begin)} == {}
+    assert len(said) > 200
+
+
+def test_more_rows_than_can_be_counted_are_an_error():
+    place, header = np.array([1, 0, 1, 0]), np.zeros(17, np.float32)
+    call = Call(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32), place, header)
+    call.shapes[0] = call.shapes[1] = [2**40, 1]
+    with pytest.raises(RuntimeError, match="there are too many rows: 1099511627776"):
+        call.run(Kernel(LIBRARY, "MultilabelMarginLossClassParallelHeader"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -164,7 +235,7 @@ def test_the_corpus_of_the_fuzzer_passes(tmp_path):
 
 
 def test_the_fuzzer_makes_a_failing_case_smaller():
-    case = fuzz_kernels.make_case(1, 0)
+    case = fuzz_kernels.make_case(1, 0, fuzz_kernels.WHOLE)
     case = {**case, "input": np.ones((4, 100), np.float32), "target": np.full((4, 100), -1, np.int32)}
     case["input"][2, 70] = 9
     case["dout"] = np.ones((), np.float32)
@@ -177,6 +248,15 @@ def test_the_fuzzer_makes_a_failing_case_smaller():
     assert small["target"].shape == (1, 1)
     assert small["threads"] == 1
     assert fails(small)
+
+
+@pytest.mark.parametrize("function", [name for name in fuzz_kernels.FUNCTIONS if name not in fuzz_kernels.WHOLE])
+def test_what_the_fuzzer_makes_smaller_for_a_slice_of_the_classes_is_a_case(function):
+    runner = fuzz_kernels.Runner(LIBRARY)
+    cases = [fuzz_kernels.make_case(1, index, (function,)) for index in range(5)]
+    candidates = [candidate for case in cases for candidate in fuzz_kernels.smaller(case)]
+    assert [problem for candidate in candidates if (problem := runner.problem(candidate))] == []
+    assert len(candidates) > 10
 
 
 def test_the_fuzzer_sees_a_wrong_result_and_a_missing_error(monkeypatch):
@@ -222,8 +302,9 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     defined = {row[7] for row in symbols if len(row) > 7 and row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
     kernels = {f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
     kernels |= {kernel + end for kernel in kernels for end in ("InferShape", "InferType")}
+    kernels |= set(fuzz_kernels.Runner(LIBRARY).kernels)
     assert defined == kernels | {
-        "MultilabelMarginLoss" + end for end in ("Call", "SetThreads", "Threads", "Isa", "Isas")
+        "MultilabelMarginLoss" + end for end in ("Call", "SetBlas", "SetThreads", "Threads", "Isa", "Isas")
     }
     imported = {row[7].split("@")[0] for row in symbols if len(row) > 7 and row[6] == "UND"}
     assert "__stack_chk_fail" in imported

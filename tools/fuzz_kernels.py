@@ -51,7 +51,7 @@ FUNCTIONS = {
 # Those that have all classes.
 WHOLE = ("MultilabelMarginLoss", "MultilabelMarginLossFromLabels")
 # How often each is called.
-SHARES = {**dict.fromkeys(WHOLE, 0.46), CLASS_PARALLEL: 0.05, LINEAR: 0.015, LINEAR_WITH_BIAS: 0.015}
+SHARES = {**dict.fromkeys(WHOLE, 0.45), CLASS_PARALLEL: 0.06, LINEAR: 0.02, LINEAR_WITH_BIAS: 0.02}
 
 SMALL = (1, 2, 80, *[classes for classes in sizes.CLASSES if classes < 100])
 MEDIUM = (300, 513, 1500, 2049, *[classes for classes in sizes.CLASSES if 100 < classes < 2000])
@@ -74,7 +74,10 @@ def make_case(seed, index, functions=tuple(FUNCTIONS)):
     most = classes
     if function in (LINEAR, LINEAR_WITH_BIAS):
         rows, classes, most, features = fuzz_slices.linear_sizes(rng, int(rng.choice(SMALL)))
-    targets = min(int(rng.choice(TARGETS[:12] if kind == 3 else TARGETS)), most)
+    targets = rng.choice(TARGETS[:12] if kind == 3 else TARGETS)
+    if function not in WHOLE and rng.integers(3) == 0:
+        targets = rng.integers(1, 4)  # as there are where the classes are many
+    targets = min(int(targets), most)
     labels = max(most, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
     labels = 0 if rng.integers(100) == 0 else labels
     dtype = rng.choice((np.float16, np.float32))

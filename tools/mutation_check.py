@@ -827,13 +827,17 @@ MUTANTS = [
 ]
 
 
-def compile_objects(sources, folder, isas_of_rows):
-    """Compiles the library's sources, row.cpp for each of the isas. Returns the objects by name."""
+def compile_objects(sources, folder, isas_of_rows, file=""):
+    """Compiles the library's sources, row.cpp for each of the isas; only those that ``file`` is a part of. Returns the
+    objects by name."""
     jobs = {path.stem: [path, []] for path in sorted((sources / "cpu").glob("*.cpp")) if path.stem != "row"}
     for isa in isas_of_rows:
         jobs[f"row_{isa}"] = [sources / "cpu" / "row.cpp", [f"-DMLML_ISA={isa}", *ISA_FLAGS[isa]]]
     objects = {}
     for name, (path, extra) in jobs.items():
+        parts = subprocess.run(["g++", *FLAGS, *extra, "-MM", path], capture_output=True, text=True, check=True).stdout
+        if Path(file).name not in parts:
+            continue
         objects[name] = folder / f"{name}.o"
         subprocess.run(["g++", *FLAGS, *extra, "-c", path, "-o", objects[name]], check=True)
     return objects
@@ -919,7 +923,7 @@ def failure(file, kernels, folder, originals):
         return vector_operations_failure(folder, VECTOR_OPERATIONS[file], kernels)
     if file.startswith("cuda/"):
         return cuda_failure(build_emulated(folder, "-O1", kernels))
-    link({**originals, **compile_objects(kernels, folder, [BASE])}, folder / "_cpu.so")
+    link({**originals, **compile_objects(kernels, folder, [BASE], file)}, folder / "_cpu.so")
     return cpu_failure(folder / "_cpu.so")
 
 

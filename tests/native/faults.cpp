@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "kernels.h"
+#include "layer.h"
 
 namespace {
 
@@ -50,6 +50,7 @@ long calls = 0, failures = 0, mistakes = 0;
 
 // Lets the first, the second, ... allocation of a call fail, until the call needs no more. (That of a helper may fail
 // unseen: the others do its work.)
+template <class Batch>
 void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
   MultilabelMarginLossSetThreads(1);
   Batch expected(shape[0], shape[1], shape[2], 1);
@@ -74,12 +75,17 @@ void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
 
 int main() {
   const int64_t shapes[][3] = {{2, 100000, 40}, {3, 7, 2}, {3, 2000, 5}, {2, 100000, 700}, {300, 1000, 9}};
+  const int64_t shapes_of_layers[][3] = {{3, 7, 2}, {3, 5000, 40}, {2, 40000, 3}};
   // The helpers start while allocations fail; later there are to be more of them, but none can start.
   for (int threads : {4, 1, 8}) {
     threads_fail = threads == 8;
     for (const auto &shape : shapes) {
-      FailAllocations(shape, threads, true);
-      FailAllocations(shape, threads, false);
+      FailAllocations<Batch>(shape, threads, true);
+      FailAllocations<Batch>(shape, threads, false);
+    }
+    for (const auto &shape : shapes_of_layers) {
+      FailAllocations<Layer>(shape, threads, true);
+      FailAllocations<Layer>(shape, threads, false);
     }
   }
   std::printf("%ld calls, %ld failed allocations reported, %d threads refused, %ld wrong\n", calls, failures,
