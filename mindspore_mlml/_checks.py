@@ -105,10 +105,10 @@ def check_unknown_shapes(call, input_shape, target_shape):
 
 
 @_primexpr
-def check_cpu(op, kernel):
-    """Raises if the kernel in use is not the only one that can."""
-    if kernel != "cpu":
-        raise RuntimeError(f"For '{op}', the kernel in use must be cpu, but it is {kernel}.")
+def check_kernel(op, kernel, those_that_can):
+    """Raises if the kernel in use is not one of those that can."""
+    if kernel not in those_that_can:
+        raise RuntimeError(f"For '{op}', the kernel in use must be {' or '.join(those_that_can)}, but it is {kernel}.")
 
 
 @_primexpr

@@ -1,6 +1,6 @@
-"""The loss by the steps of custom_ops/cpu/slice.h, each of which is an operator.
+"""The loss by the steps of custom_ops/ranks.h, each of which is an operator.
 
-What the loss is a function of are the inputs of custom_ops/cpu/class_parallel.cpp or linear.cpp. What the ranks
+What the loss is a function of are the inputs of class_parallel.cpp, class_parallel.cu or linear.cpp. What the ranks
 exchange between the steps is made of inputs that no gradient flows through: the operator of the last step has all of
 it.
 """
@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore._c_expression import MixedPrecisionType
 
 from mindspore_mlml import _custom
-from mindspore_mlml._backends import LIBRARIES
+from mindspore_mlml._backends import LIBRARIES, TARGETS
 from mindspore_mlml._custom import input_dtype
 from mindspore_mlml._ops import in_graph
 
@@ -70,9 +70,10 @@ class Loss(nn.Cell):
     find it, and make float16 of what is exchanged.
     """
 
-    def __init__(self, symbol, first, differentiated, reduction, own_slice):
+    def __init__(self, symbol, first, differentiated, reduction, own_slice, kernel="cpu"):
         super().__init__()
-        self._symbol, self._first, self._differentiated = symbol, first, differentiated
+        self._symbol, self._first, self._differentiated = f"{LIBRARIES[kernel]}:{symbol}", first, differentiated
+        self._target = TARGETS[kernel][0]
         self._reduction, self._ranks = reduction, own_slice.group.ranks
         self._place, self._all_reduce = own_slice.place(), own_slice.group.all_reduce
         self._header = self._register_step("Header", 1, self._header_shape)
@@ -97,8 +98,7 @@ class Loss(nn.Cell):
         return self._register(name, (*self._first, *_EXCHANGED[:known]), ("output",), shape, _float32)
 
     def _register(self, name, inputs, outputs, shape, dtype, bprop=None):
-        symbol = f"{LIBRARIES['cpu']}:MultilabelMarginLoss{self._symbol}{name}"
-        return _custom.aot(symbol, "CPU", inputs, outputs, shape, dtype, bprop)
+        return _custom.aot(self._symbol + name, self._target, inputs, outputs, shape, dtype, bprop)
 
     def _header_shape(self, *_):
         return (self._ranks + _CHECKSUMS,)
@@ -120,8 +120,9 @@ class Loss(nn.Cell):
 class ClassParallelLoss(Loss):
     """Of scores."""
 
-    def __init__(self, reduction, own_slice):
-        super().__init__("ClassParallel", ("input", "labels"), (0,), reduction, own_slice)
+    def __init__(self, reduction, own_slice, kernel):
+        symbol = "MultilabelMarginLossClassParallel"
+        super().__init__(symbol, ("input", "labels"), (0,), reduction, own_slice, kernel)
 
     @staticmethod
     def make_bprop(gradient, _):
@@ -137,7 +138,7 @@ class LinearLoss(Loss):
     """Of a linear layer without a bias, whose features are the same on all ranks."""
 
     def __init__(self, reduction, own_slice=WHOLE):
-        super().__init__("Linear", ("features", "labels", "weight"), (0, 2), reduction, own_slice)
+        super().__init__("MultilabelMarginLossLinear", ("features", "labels", "weight"), (0, 2), reduction, own_slice)
 
     @staticmethod
     def make_bprop(gradient, all_reduce):
@@ -154,7 +155,8 @@ class LinearWithBiasLoss(Loss):
     """The same with a bias."""
 
     def __init__(self, reduction, own_slice=WHOLE):
-        super().__init__("LinearWithBias", ("features", "labels", "weight", "bias"), (0, 2, 3), reduction, own_slice)
+        inputs = ("features", "labels", "weight", "bias")
+        super().__init__("MultilabelMarginLossLinearWithBias", inputs, (0, 2, 3), reduction, own_slice)
 
     @staticmethod
     def make_bprop(gradient, all_reduce):

@@ -11,6 +11,7 @@ from mindspore_mlml._backends import kernel_in_use, problem_of
 from mindspore_mlml.functional import multilabel_margin_loss_from_labels
 
 _CAN_SLICE = problem_of("cpu") is None
+_CAN_SLICE_ON_GPU = problem_of("cuda") is None
 # By reduction.
 _LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
 _LINEAR_WITH_BIAS = {reduction: _slices.LinearWithBiasLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
@@ -159,10 +160,15 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
         RuntimeError: If the processes have not `num_classes` classes together, or not the same `labels`; in all of
             them. Raised when the kernel runs, as is:
         RuntimeError: If a label is not less than the number of classes.
-        RuntimeError: If the kernel in use is not ``cpu``.
+        RuntimeError: If the kernel in use is not ``cpu`` or ``cuda``.
+
+    Note:
+        On a GPU these mistakes in `x` and `labels` make losses and gradients NaN; with the environment variable
+        ``MLML_CHECK_TARGETS=1``, they are errors there too. The kernels for a GPU have run on an emulation of one: this
+        class has not run on a GPU.
 
     Supported Platforms:
-        ``CPU``
+        ``GPU`` ``CPU``
 
     Examples:
         >>> import mindspore as ms
@@ -187,12 +193,15 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
         super().__init__(reduction)
         self.reduction = reduction
         own_slice = _slices.Slice(_find_group(name, group), num_classes)
-        self._loss = (_slices.ClassParallelLoss(reduction, own_slice),) if _CAN_SLICE else ()
+        self._loss = (_slices.ClassParallelLoss(reduction, own_slice, "cpu"),) if _CAN_SLICE else ()
+        self._loss_on_gpu = (_slices.ClassParallelLoss(reduction, own_slice, "cuda"),) if _CAN_SLICE_ON_GPU else ()
 
     def construct(self, x: Tensor, labels: Tensor) -> Tensor:
-        _checks.check_cpu("ClassParallelMultilabelMarginLoss", kernel_in_use())
+        _checks.check_kernel("ClassParallelMultilabelMarginLoss", kernel_in_use(), ("cpu", "cuda"))
         _checks.check_types(_CLASS_PARALLEL, (x.dtype, labels.dtype), self.reduction)
         _checks.check_matrices("ClassParallelMultilabelMarginLoss", x.shape, labels.shape)
+        if kernel_in_use() == "cuda":
+            return self._loss_on_gpu[0](x, labels)
         return self._loss[0](x, labels)
 
 
@@ -291,7 +300,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
         _checks.check_linear("LinearMultilabelMarginLoss", dtypes, shapes, self.reduction)
         if self._is_alone and (0 in features.shape or kernel_in_use() != "cpu"):
             return multilabel_margin_loss_from_labels(self.predict(features), labels, self.reduction)
-        _checks.check_cpu("LinearMultilabelMarginLoss", kernel_in_use())
+        _checks.check_kernel("LinearMultilabelMarginLoss", kernel_in_use(), ("cpu",))
         if self.has_bias:
             return self._loss[0](features, labels, self.weight, self.bias)
         return self._loss[0](features, labels, self.weight)

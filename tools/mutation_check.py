@@ -185,7 +185,7 @@ MUTANTS = [
     ),
     ("the sign of float16 is lost in vectors", GENERIC, " | (bits & 0x8000) << 16", ""),
     ("the sign of float16 is lost", HALF, "return value.bits & 0x8000u ? -result : result;", "return result;"),
-    ("an output's size is not checked", AOT, "if (overflows || elements != size) {", "if (overflows) {"),
+    ("an output's size is not checked", AOT, "if (Elements(index) != size) {", "if (Elements(index) < 0) {"),
     ("no label is let through", OPERATOR, "if (batch.num_labels <= 0) {", "if (batch.num_labels < -1) {"),
     (
         "no class is let through",
