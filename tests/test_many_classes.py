@@ -450,7 +450,7 @@ def test_model_train_with_the_head(mode, rng, amp_level):
     labels = np.stack([rng.permutation(8)[:2] for _ in range(64)]).astype(np.int32)
     features = np.eye(8, dtype=np.float32)[labels].sum(axis=1)
     ms.set_seed(1)
-    network = Model(8, 1500)
+    network = Model(8, 3001)  # more than float16 can count
     model = ms.train.Model(network, optimizer=nn.Adam(network.trainable_params(), 0.05), amp_level=amp_level)
     losses = []
 
@@ -465,6 +465,18 @@ def test_model_train_with_the_head(mode, rng, amp_level):
     scores, classes = network.head.top_k(network.body(Tensor(features, network.body.weight.dtype)), 2)
     assert (np.sort(classes.asnumpy(), axis=1) == np.sort(labels, axis=1)).mean() > 0.9
     assert scores.shape == (64, 2)
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_to_float_makes_float16_of_the_layer_alone(mode, rng):
+    """What is exchanged has numbers that float16 cannot hold."""
+    features, weight, bias = random_layer(rng, 6, 5, 3001)
+    labels = random_labels(rng, 6, 3001, 4)
+    loss, (of_features, *_) = linear_reference(features, weight, bias, labels, "sum", 1)
+    head = make_head(weight, bias, "sum").to_float(ms.float16)
+    value, gradient = ms.value_and_grad(head)(Tensor(features), Tensor(labels))
+    np.testing.assert_allclose(value.asnumpy(), loss, rtol=2.0**-10)
+    check_gradients([gradient.asnumpy().astype(np.float16)], [of_features])
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -740,7 +752,7 @@ def test_divided_classes_are_as_in_one_process(tmp_path, processes, arguments):
     msrun = Path(sys.executable).with_name("msrun")
     path = os.pathsep.join([str(msrun.parent), os.environ["PATH"]])  # msrun calls "python"
     result = run_program(
-        msrun, *number, port, "--join=True", "--log_dir=log", script, *arguments, cwd=tmp_path, PATH=path
+        msrun, *number, port, "--join=True", "--log_dir=log", script, *arguments, cwd=tmp_path, timeout=300, PATH=path
     )
     logs = [Path("log", f"worker_{rank}.log").read_text() for rank in range(processes)]
     assert result.returncode == 0, "".join([result.stdout, result.stderr, *logs])

@@ -234,7 +234,7 @@ def main(last_error, amount="quick"):
             check(rng, processes)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     calls = calls_that_fail(processes)
-    for call, message in calls.values():
+    for call, message in 10 * list(calls.values()):  # now and then a rank that has begun too much would be out of step
         check_error(call, message)
     ms.set_context(mode=ms.GRAPH_MODE)
     check_error(*calls[last_error])
