@@ -90,7 +90,7 @@ def make_case(seed, index, functions=tuple(FUNCTIONS)):
             )
             if count < labels:
                 row[count] = -rng.integers(1, 2**31)
-            if count and rng.integers(40) == 0:
+            if count and rng.integers(max(10 * rows, 40)) == 0:
                 row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
     if function in (LINEAR, LINEAR_WITH_BIAS):
         scores = fuzz_slices.make_layer(rng, (rows, classes, features), dtype, function == LINEAR_WITH_BIAS)
