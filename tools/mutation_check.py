@@ -783,13 +783,7 @@ MUTANTS = [
         "*first = index * num_labels + j",
     ),
     ("CUDA slice: it begins at class 0", CUDA_ROW, "return row.first_class;", "return 0;"),
-    (
-        "CUDA slice: few pairs are those of the slice",
-        CUDA_LOSS,
-        "num_targets, AllClasses(row)",
-        "num_targets, row.classes",
-    ),
-    ("CUDA slice: the header is that of the first rank", CUDA_SLICE, "place.rank};", "0};"),
+    ("CUDA slice: all ranks have the same part", CUDA_SLICE, "place.rank};", "0};"),
     (
         "CUDA slice: a label behind it is in it",
         CUDA_SLICE,
