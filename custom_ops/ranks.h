@@ -56,6 +56,7 @@ MLML_HOST_DEVICE inline int64_t HeaderSize(int64_t ranks) { return ranks + 2 * k
 // This rank's part of the header. Of each byte of the checksum there is the sum and the sum of squares: all ranks have
 // the same byte just if the former's square is `ranks` times the latter.
 MLML_HOST_DEVICE inline void WriteHeader(const Place &place, int64_t classes, uint64_t checksum, float *header) {
+  checksum += static_cast<uint64_t>(place.all_classes) * 0x9e3779b97f4a7c15u;
   for (int64_t rank = 0; rank < place.ranks; ++rank) header[rank] = 0;
   header[place.rank] = static_cast<float>(classes);
   for (int i = 0; i < kChecksumBytes; ++i) {
@@ -101,7 +102,7 @@ struct PartialLayout {
 
 MLML_HOST_DEVICE inline void WritePart(double loss, float *part) {
   part[0] = static_cast<float>(loss);
-  const bool is_finite = part[0] - part[0] == 0;
+  const bool is_finite = part[0] * 0.0f == 0;
   part[1] = is_finite ? static_cast<float>(loss - part[0]) : 0;
 }
 

@@ -56,7 +56,7 @@ def linear_multilabel_margin_loss(
             or float32.
         weight (Tensor): Tensor of shape :math:`(C, D)`, as that of :class:`mindspore.nn.Dense`, where :math:`C` is the
             number of classes, at most 16 777 216. Data type must be float16 or float32.
-        bias (Tensor): Tensor of shape :math:`(C)`, of the data type of `weight`; or None.
+        bias (Tensor): Tensor of shape :math:`(C)`, or None. Data type must be float16 or float32.
         labels (Tensor): Class indices, not multi-hot. Tensor of shape :math:`(N, K)`, for any :math:`K \geq 1`. In each
             row, the first negative value ends the list. Data type must be int32.
         reduction (str, optional): Apply specific reduction method to the output: ``'none'`` , ``'mean'`` ,

@@ -115,6 +115,19 @@ def test_the_kernels_have_the_same_bits_for_any_number_of_threads(set_threads):
     assert results.pop()[0] == 48
 
 
+@pytest.mark.parametrize("place", [0, 1500, 2999])
+def test_a_nan_in_one_block_of_a_linear_layer_is_one_of_the_row(rng, set_threads, place):
+    set_threads(1)
+    features, weight, bias = slices.random_layer(rng, 3, 4, 3000)
+    features[:, 0] = [1, 0, 1]
+    weight[place, 0] = INF
+    labels = np.array([[7, 1501], [2001, -1], [-1, 3]], np.int32)
+    losses, (of_features, *_) = slices.linear(features, weight, bias, labels, "none", np.ones(3, np.float32))
+    assert np.isnan(losses[0][1])  # 0 times infinity
+    assert np.isnan(of_features[1]).all()
+    assert losses[0][2] == 0
+
+
 @pytest.mark.slow
 def test_every_instruction_set_has_the_same_bits_for_any_number_of_threads(isa):
     environments = [{"OMP_NUM_THREADS": threads, "MLML_SIMD": isa} for threads in ("1", "2", "5")]
@@ -126,8 +139,10 @@ def test_every_instruction_set_has_the_same_bits_for_any_number_of_threads(isa):
 
 
 def header(firsts, num_classes, symbol="ClassParallel"):
-    """The header of ranks that have such inputs, and a function that takes the next step on one of them."""
-    places = [slices.place(num_classes, rank, len(firsts)) for rank in range(len(firsts))]
+    """The header of ranks that have such inputs, and a function that takes the next step on one of them. The number of
+    all classes may be one for each."""
+    numbers = np.broadcast_to(num_classes, len(firsts))
+    places = [slices.place(number, rank, len(firsts)) for rank, number in enumerate(numbers)]
     empty = np.zeros(len(firsts) + 16, np.float32)
     total = sum(slices.call(f"{symbol}Header", *first, at, empty.copy()) for first, at in zip(firsts, places))
 
@@ -153,6 +168,12 @@ def test_ranks_without_all_classes_together_are_an_error_on_each():
         "4 + 5 + 1."
     )
     assert [error_of(step, rank) for rank in range(3)] == [message] * 3
+
+
+def test_numbers_of_classes_that_differ_are_an_error_on_each_rank():
+    step = header([(SCORES, LABELS), (SCORES, LABELS)], (8, 9))
+    assert "must be the same on all ranks" in error_of(step, 0)
+    assert "'num_classes' = 9 classes together, but have 4 + 4" in error_of(step, 1)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 256])

@@ -494,7 +494,12 @@ MUTANTS = [
         "active[row * batch.num_labels + j] += of_row[j];",
         "active[row * batch.num_labels + j] = of_row[j];",
     ),
-    ("linear: the NaN of the first range is lost", LINEAR, "= has_nan[row] | found_nan[row];", "= found_nan[row];"),
+    (
+        "linear: the NaN of the first range is lost",
+        LINEAR,
+        "if (found_nan[row] != 0) has_nan[row] = 1;",
+        "has_nan[row] = found_nan[row];",
+    ),
     ("linear: a NaN is not told", LINEAR, "= has_nan[i / batch.num_labels] ? NAN :", "= false ? NAN :"),
     ("linear: a gradient is that of the last rows", LINEAR, "bool add = block.first_row > 0,", "bool add = false,"),
     ("linear: a gradient is added to what was there", LINEAR, "bool add = block.first_row > 0,", "bool add = true,"),

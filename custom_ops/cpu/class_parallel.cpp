@@ -38,7 +38,9 @@ void Header(const Arguments &arguments) {
   const Call call(arguments, Call::kPlace);
   const Batch &batch = call.batch;
   Checksum checksum;
-  for (int64_t size : {batch.rows, batch.num_labels, static_cast<int64_t>(batch.dtype)}) checksum.Add(size);
+  for (int64_t size : {batch.rows, batch.num_labels, static_cast<int64_t>(batch.dtype)}) {
+    checksum.Add(size);
+  }
   checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
   void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
   WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));

@@ -128,6 +128,17 @@ class Output32 {
   std::vector<float> buffer_;
 };
 
+// Writes sums as elements.
+void Round(const std::vector<double> &sums, int64_t begin, const Elements &elements) {
+  for (size_t i = 0; i < sums.size(); ++i) {
+    if (elements.dtype == Dtype::kFloat16) {
+      static_cast<Float16 *>(elements.data)[begin + i] = FromDouble<Float16>(sums[i]);
+    } else {
+      static_cast<float *>(elements.data)[begin + i] = static_cast<float>(sums[i]);
+    }
+  }
+}
+
 // Some classes and rows at a time, and their scores.
 struct Block {
   int64_t first_class, classes, first_row, rows;
@@ -275,7 +286,7 @@ void WritePartial(const Call &call) {
       for (int64_t row = 0; row < batch.rows; ++row) {
         const std::vector<int64_t> of_row = kernels.active_classes(rows_of_gradient[row], counts[row]);
         for (size_t j = 0; j < rows[row].targets.size(); ++j) active[row * batch.num_labels + j] += of_row[j];
-        has_nan[row] = has_nan[row] | found_nan[row];
+        if (found_nan[row] != 0) has_nan[row] = 1;
       }
     });
     for (int64_t range = 1; range < layer.Ranges(); ++range) {
@@ -324,11 +335,11 @@ void WriteGradient(const Call &call, Reduction reduction) {
     struct Gradients {
       Counts counts;
       std::vector<float> scores;
-      Output32 weight, bias;
+      Output32 weight;
+      std::vector<double> bias;
     };
     std::vector<Gradients> gradients(threads);
     std::vector<Workspace> workspaces(threads);
-    const std::vector<float> ones(kRowsOfBlock, 1);
     Parallel(threads, layer.Ranges(), [&](int worker, int64_t range) {
       const OneBlasThread one;
       Gradients &own = gradients[worker];
@@ -351,23 +362,18 @@ void WriteGradient(const Call &call, Reduction reduction) {
                  features, block.rows, add, weight, features);
         if (last) own.weight.Round(of_weight, begin);
         if (!call.has_bias) return;
-        float *bias = own.bias.Place(of_bias, block.first_class, block.classes);
-        Multiply({ones.data(), block.rows}, {own.scores.data(), block.classes}, 1, block.classes, block.rows, add, bias,
-                 block.classes);
-        if (last) own.bias.Round(of_bias, block.first_class);
+        if (!add) own.bias.assign(block.classes, 0);
+        for (int64_t row = 0; row < block.rows; ++row) {
+          kernels.add(own.scores.data() + row * block.classes, block.classes, own.bias.data());
+        }
+        if (last) Round(own.bias, block.first_class, of_bias);
       });
     });
     std::vector<double> sum(batch.rows * features);
     for (const std::vector<float> &of_range : of_features_by_range) {
       for (size_t i = 0; i < sum.size(); ++i) sum[i] += of_range[i];
     }
-    for (size_t i = 0; i < sum.size(); ++i) {
-      if (batch.dtype == Dtype::kFloat16) {
-        static_cast<Float16 *>(of_features)[i] = FromDouble<Float16>(sum[i]);
-      } else {
-        static_cast<float *>(of_features)[i] = static_cast<float>(sum[i]);
-      }
-    }
+    Round(sum, 0, {batch.dtype, of_features});
   });
 }
 

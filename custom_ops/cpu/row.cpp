@@ -20,8 +20,9 @@ namespace MLML_ISA {
 namespace {
 
 template <class T>
-constexpr RowKernels kKernels = {LoadAll<T>,         StoreAll<T>, PrepareLoss<T>,     SumTiles<T>,   FinishSum<T>,
-                                 PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveClasses, FinishGradient<T>};
+constexpr RowKernels kKernels = {LoadAll<T>,       StoreAll<T>,        AddAll,      PrepareLoss<T>,     SumTiles<T>,
+                                 FinishSum<T>,     PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveClasses,
+                                 FinishGradient<T>};
 
 }  // namespace
 
