@@ -19,7 +19,7 @@ from tests.support.builds import build_emulated
 from tests.support.cases import DTYPES, REDUCTIONS
 from tests.support.host import Host
 from tests.support.processes import run_python
-from tests.support.reference import expectation
+from tests.support.reference import expectation, loss_and_gradient
 from tools import fuzz_kernels, fuzz_slices, gpu_check
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +113,8 @@ def test_check_targets_lets_good_targets_pass(emulated, monkeypatch):
 
 
 def run_slices(library, input, target, reduction, dout, slices):
-    """The loss on each rank, and the gradient put together, when the classes are cut into slices."""
+    """The loss on each rank, the gradient put together, and each row's loss as the ranks tell each other, when the
+    classes are cut into slices."""
 
     def call(step, inputs, outputs):
         Kernel(library, fuzz_slices.CLASS_PARALLEL + step).prepare(*inputs, *outputs)()
@@ -122,7 +123,7 @@ def run_slices(library, input, target, reduction, dout, slices):
     cuts = [number / slices for number in range(1, slices)]
     case = {"input": input, "target": target, "reduction": reduction, "dout": dout, "cuts": cuts}
     results = fuzz_slices.run({**case, "offset": 0, "block": 0, "malformed": None}, call, None)
-    return results.losses, results.gradients[0]
+    return results.losses, results.gradients[0], results.row_losses
 
 
 def run_whole(library, input, target, reduction, dout):
@@ -139,7 +140,7 @@ def make_dout(rng, rows, reduction, dtype):
 def check_slices(library, input, target, reduction, dout, slices):
     """The slices' losses are within 2 units in the last place of the whole's, and their gradient is the same."""
     loss, gradient = run_whole(library, input, target, reduction, dout)
-    losses, of_slices = run_slices(library, input, target, reduction, dout, slices)
+    losses, of_slices, _ = run_slices(library, input, target, reduction, dout, slices)
     for of_rank in losses:
         np.testing.assert_array_equal(of_rank, losses[0])
         np.testing.assert_array_equal(np.isfinite(of_rank), np.isfinite(loss))
@@ -185,11 +186,19 @@ def test_a_target_out_of_range_makes_its_row_nan_on_all_ranks(emulated, rng, lab
     input = rng.standard_normal((3, 2000)).astype(np.float32)
     target = rng.integers(0, 2000, (3, labels)).astype(np.int32)
     target[1, -1], target[2, 0] = 2000, 2**31 - 1
-    losses, gradient = run_slices(emulated, input, target, "none", np.ones(3, np.float32), slices)
+    losses, gradient, _ = run_slices(emulated, input, target, "none", np.ones(3, np.float32), slices)
     for loss in losses:
         np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
     np.testing.assert_array_equal(np.isnan(gradient).any(axis=1), [False, True, True])
     np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [False, True, True])
+
+
+@pytest.mark.parametrize("classes", [300, 9000])
+def test_ranks_tell_each_other_losses_in_float64(emulated, rng, classes):
+    input = (rng.integers(-20, 20, (3, classes)) / 4).astype(np.float32)  # so that hinges are exact
+    target = rng.integers(0, classes, (3, 20)).astype(np.int32)
+    *_, row_losses = run_slices(emulated, input, target, "none", np.ones(3, np.float32), 4)
+    np.testing.assert_allclose(row_losses, loss_and_gradient(input, target, "none")[0], rtol=2.0**-45)
 
 
 def disagree(library, change):

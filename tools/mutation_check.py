@@ -788,7 +788,6 @@ MUTANTS = [
         "*first = index * num_labels + j",
     ),
     ("CUDA slice: it begins at class 0", CUDA_ROW, "return row.first_class;", "return 0;"),
-    ("CUDA slice: all ranks have the same part", CUDA_SLICE, "place.rank};", "0};"),
     (
         "CUDA slice: a label behind it is in it",
         CUDA_SLICE,
@@ -803,12 +802,6 @@ MUTANTS = [
         "false ? NAN : static_cast<float>",
     ),
     ("CUDA slice: only the first tree's targets are counted", CUDA_SLICE, "&counts[first + j]", "&counts[j]"),
-    (
-        "CUDA slice: a piece's counts replace the others'",
-        CUDA_SLICE,
-        "atomicAdd(&counts[first + j],",
-        "*(&counts[first + j]) = (",
-    ),
     ("CUDA slice: the loss is that of the last rank", CUDA_SLICE, "row_loss += ReadPart", "row_loss = ReadPart"),
     (
         "CUDA slice: a repeated class counts once",
