@@ -97,7 +97,7 @@ class Loss(nn.Cell):
     def _wait(self, tensor):
         """The tensor, which is there: what is wrong with the ranks has been raised. Otherwise PyNative has sometimes
         begun the next exchange when the error comes, on one rank and not on another, and they are out of step."""
-        if not in_graph() and self._ranks > 1:
+        if not in_graph() and self._ranks > 1 and self._target == "CPU":
             tensor.asnumpy()
         return tensor
 

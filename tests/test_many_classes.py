@@ -431,7 +431,7 @@ def test_where_another_kernel_is_in_use_the_loss_is_the_same(force_kernel, mode,
 def test_the_class_parallel_loss_needs_the_kernel_cpu(force_kernel, mode):
     force_kernel("composed")
     loss = ClassParallelMultilabelMarginLoss(4)
-    message = "For 'ClassParallelMultilabelMarginLoss', the kernel in use must be cpu, but it is composed"
+    message = "For 'ClassParallelMultilabelMarginLoss', the kernel in use must be cpu or cuda, but it is composed"
     with pytest.raises(RuntimeError, match=message):
         loss(Tensor(EXAMPLE_INPUT), Tensor(EXAMPLE_TARGET))
 
