@@ -154,7 +154,8 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
 
     Outputs:
         Tensor of the dtype of `x`, the same in all processes. If `reduction` is ``'none'``, its shape is :math:`(N)`.
-        Otherwise, its shape is :math:`()`. It has first derivatives.
+        Otherwise, its shape is :math:`()`. It has first derivatives. Where a row's loss is too large for float32, it is
+        infinite.
 
     Raises:
         TypeError: If `num_classes` is not an int, or `x` or `labels` is not a Tensor of such a dtype.
