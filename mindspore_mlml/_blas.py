@@ -3,11 +3,8 @@
 import ctypes
 from pathlib import Path
 
-import scipy
-from scipy.linalg import cython_blas
 
-
-def _function(name):
+def _function(cython_blas, name):
     """The address of a function of SciPy's interface to BLAS for Cython."""
     capsule = cython_blas.__pyx_capi__[name]
     name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
@@ -16,10 +13,10 @@ def _function(name):
     return pointer_of(capsule, name_of(capsule))
 
 
-def _set_threads():
+def _set_threads(cython_blas):
     """The address of the function that sets how many threads OpenBLAS uses for the thread that calls it, or None: for
     another BLAS, or an older one, which then works with its own threads."""
-    for path in sorted(Path(scipy.__file__).parent.parent.glob("scipy.libs/*openblas*.so*")):
+    for path in sorted(Path(cython_blas.__file__).parents[2].glob("scipy.libs/*openblas*.so*")):
         library = ctypes.CDLL(str(path))
         if hasattr(library, "openblas_set_num_threads_local"):
             return ctypes.cast(library.openblas_set_num_threads_local, ctypes.c_void_p).value
@@ -27,7 +24,13 @@ def _set_threads():
 
 
 def set_blas(path):
-    """To be called once, before the first kernel of the library at ``path`` that multiplies matrices."""
+    """To be called once, before the first kernel of the library at ``path`` that multiplies matrices. Whether there is
+    a BLAS."""
+    try:
+        from scipy.linalg import cython_blas  # noqa: PLC0415  the rest of the package does without SciPy
+    except ImportError:
+        return False
     library = ctypes.CDLL(str(path))
     library.MultilabelMarginLossSetBlas.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    library.MultilabelMarginLossSetBlas(_function("sgemm"), _set_threads())
+    library.MultilabelMarginLossSetBlas(_function(cython_blas, "sgemm"), _set_threads(cython_blas))
+    return True

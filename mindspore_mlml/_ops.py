@@ -36,8 +36,7 @@ def _processors():
 
 
 _set_threads()
-if problem_of("cpu") is None:
-    _blas.set_blas(LIBRARIES["cpu"])
+has_blas = problem_of("cpu") is None and _blas.set_blas(LIBRARIES["cpu"])
 REDUCTIONS = ("none", "mean", "sum")
 # What the kernels' symbols begin with: the same kernels, whose errors name the function that was called.
 SYMBOLS = {

@@ -11,6 +11,7 @@ from mindspore_mlml._backends import kernel_in_use, problem_of
 from mindspore_mlml.functional import multilabel_margin_loss_from_labels
 
 _CAN_SLICE = problem_of("cpu") is None
+_HAS_BLAS = _ops.has_blas
 _CAN_SLICE_ON_GPU = problem_of("cuda") is None
 # By reduction.
 _LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
@@ -28,7 +29,7 @@ def _scores(features, weight, bias):
 
 def _linear_loss(features, weight, bias, labels, reduction):
     """The loss by the kernel in use; checks have passed."""
-    if 0 in features.shape or kernel_in_use() != "cpu":
+    if 0 in features.shape or kernel_in_use() != "cpu" or not _HAS_BLAS:
         return multilabel_margin_loss_from_labels(_scores(features, weight, bias), labels, reduction)
     if bias is None:
         return _LINEAR[reduction](features, labels, weight)
@@ -73,7 +74,8 @@ def linear_multilabel_margin_loss(
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
 
     Note:
-        On a GPU, in graphs with dynamic shapes, and where the kernel ``cpu`` cannot be used, the scores are made.
+        On a GPU, in graphs with dynamic shapes, and where the kernel ``cpu`` or SciPy cannot be used, the scores are
+        made.
 
     See also:
         - :class:`mindspore_mlml.LinearMultilabelMarginLoss`, which has the layer's parameters.
@@ -301,7 +303,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
         dtypes = (features.dtype, self.weight.dtype, None, labels.dtype)
         shapes = (features.shape, self.weight.shape, None, labels.shape)
         _checks.check_linear("LinearMultilabelMarginLoss", dtypes, shapes, self.reduction)
-        if self._is_alone and (0 in features.shape or kernel_in_use() != "cpu"):
+        if self._is_alone and (0 in features.shape or kernel_in_use() != "cpu" or not _HAS_BLAS):
             return multilabel_margin_loss_from_labels(self.predict(features), labels, self.reduction)
         _checks.check_kernel("LinearMultilabelMarginLoss", kernel_in_use(), ("cpu",))
         if self.has_bias:

@@ -256,6 +256,19 @@ def test_a_layer_without_blas_is_an_error():
     assert output == "Partial For 'linear_multilabel_margin_loss', no BLAS was set.\n"
 
 
+def test_without_scipy_the_scores_are_made():
+    code = """
+        import sys
+        import mindspore as ms  # which imports SciPy itself
+        sys.modules["scipy"] = sys.modules["scipy.linalg"] = None
+        from mindspore_mlml import LinearMultilabelMarginLoss, linear_multilabel_margin_loss
+        head = LinearMultilabelMarginLoss(2, 4, weight_init="ones", bias_init="zeros")
+        features, labels = ms.Tensor([[1, 0], [0, 1]], ms.float32), ms.Tensor([[0, 3], [2, -1]], ms.int32)
+        print(head(features, labels), linear_multilabel_margin_loss(features, head.weight, None, labels))
+    """
+    assert run_python("-c", textwrap.dedent(code)) == "0.875 0.875\n"
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The linear layer's kernels
 
