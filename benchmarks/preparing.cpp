@@ -66,7 +66,8 @@ void Measure(int64_t rows, int64_t classes, int64_t targets) {
     std::shuffle(order.begin(), order.end(), generator);
     std::copy_n(order.begin(), targets, &labels[index * targets]);
   }
-  const Batch batch = {Dtype::kFloat32, input.data(), labels.data(), true, rows, classes, targets, kOfTarget};
+  Batch batch = {Dtype::kFloat32, input.data(), labels.data(), true, rows, classes, targets, kOfTarget};
+  batch.all_classes = batch.stride = classes;
   Row row;
   Counts counts;
   const double scale = 1.0 / static_cast<double>(rows * classes);
