@@ -14,9 +14,9 @@ from mindspore import Tensor, nn, ops
 from mindspore._c_expression import MixedPrecisionType
 
 from mindspore_mlml import _custom
-from mindspore_mlml._backends import LIBRARIES, TARGETS
+from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 from mindspore_mlml._custom import input_dtype
-from mindspore_mlml._ops import in_graph
+from mindspore_mlml._ops import REDUCTIONS, in_graph
 
 _CHECKSUMS = 16  # numbers in the header
 _EXCHANGED = ("place", "header", "target_scores", "partial")
@@ -176,3 +176,9 @@ class LinearWithBiasLoss(Loss):
             return (*first, *[_no_gradient(tensor) for tensor in rest])
 
         return bprop
+
+
+CAN_SLICE = problem_of("cpu") is None
+# By reduction.
+linear_losses = {reduction: LinearLoss(reduction) for reduction in REDUCTIONS if CAN_SLICE}
+linear_losses_with_bias = {reduction: LinearWithBiasLoss(reduction) for reduction in REDUCTIONS if CAN_SLICE}

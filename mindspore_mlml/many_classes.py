@@ -6,34 +6,11 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
-from mindspore_mlml import _checks, _ops, _slices
+from mindspore_mlml import _checks, _linear, _ops, _slices
 from mindspore_mlml._backends import kernel_in_use, problem_of
 from mindspore_mlml.functional import multilabel_margin_loss_from_labels
 
-_CAN_SLICE = problem_of("cpu") is None
-_HAS_BLAS = _ops.has_blas
 _CAN_SLICE_ON_GPU = problem_of("cuda") is None
-# By reduction.
-_LINEAR = {reduction: _slices.LinearLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
-_LINEAR_WITH_BIAS = {reduction: _slices.LinearWithBiasLoss(reduction) for reduction in _ops.REDUCTIONS if _CAN_SLICE}
-_TOP_BLOCK = 16384  # classes that top_k looks at at a time
-
-
-def _scores(features, weight, bias):
-    """Those of a linear layer."""
-    scores = ops.matmul(features, ops.cast(weight, features.dtype).T)
-    if bias is None:
-        return scores
-    return scores + ops.cast(bias, features.dtype)
-
-
-def _linear_loss(features, weight, bias, labels, reduction):
-    """The loss by the kernel in use; checks have passed."""
-    if 0 in features.shape or kernel_in_use() != "cpu" or not _HAS_BLAS:
-        return multilabel_margin_loss_from_labels(_scores(features, weight, bias), labels, reduction)
-    if bias is None:
-        return _LINEAR[reduction](features, labels, weight)
-    return _LINEAR_WITH_BIAS[reduction](features, labels, weight, bias)
 
 
 def linear_multilabel_margin_loss(
@@ -106,8 +83,8 @@ def linear_multilabel_margin_loss(
     dtypes = (features.dtype, weight.dtype, None if bias is None else bias.dtype, labels.dtype)
     _checks.check_linear(name, dtypes, shapes, reduction)
     if _ops.in_graph():
-        return _linear_loss(features, weight, bias, labels, reduction)
-    return _ops.in_turn(_linear_loss, features, weight, bias, labels, reduction)
+        return _linear.loss(features, weight, bias, labels, reduction)
+    return _ops.in_turn(_linear.loss, features, weight, bias, labels, reduction)
 
 
 def _find_group(name, group):
@@ -198,19 +175,17 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
         super().__init__(reduction)
         self.reduction = reduction
         own_slice = _slices.Slice(_find_group(name, group), num_classes)
-        self._loss = (_slices.ClassParallelLoss(reduction, own_slice, "cpu"),) if _CAN_SLICE else ()
+        self._loss = (_slices.ClassParallelLoss(reduction, own_slice, "cpu"),) if _slices.CAN_SLICE else ()
         self._loss_on_gpu = (_slices.ClassParallelLoss(reduction, own_slice, "cuda"),) if _CAN_SLICE_ON_GPU else ()
 
     def construct(self, x: Tensor, labels: Tensor) -> Tensor:
+        call = ("ClassParallelMultilabelMarginLoss", "labels", False)
         _checks.check_kernel("ClassParallelMultilabelMarginLoss", kernel_in_use(), ("cpu", "cuda"))
-        _checks.check_types(_CLASS_PARALLEL, (x.dtype, labels.dtype), self.reduction)
+        _checks.check_types(call, (x.dtype, labels.dtype), self.reduction)
         _checks.check_matrices("ClassParallelMultilabelMarginLoss", x.shape, labels.shape)
         if kernel_in_use() == "cuda":
             return self._loss_on_gpu[0](x, labels)
         return self._loss[0](x, labels)
-
-
-_CLASS_PARALLEL = ("ClassParallelMultilabelMarginLoss", "labels", False)
 
 
 class LinearMultilabelMarginLoss(nn.Cell):
@@ -297,13 +272,13 @@ class LinearMultilabelMarginLoss(nn.Cell):
         self.has_bias = has_bias
         self._is_alone = ranks == 1
         loss = _slices.LinearWithBiasLoss if has_bias else _slices.LinearLoss
-        self._loss = (loss(reduction, own_slice),) if _CAN_SLICE else ()
+        self._loss = (loss(reduction, own_slice),) if _slices.CAN_SLICE else ()
 
     def construct(self, features: Tensor, labels: Tensor) -> Tensor:
         dtypes = (features.dtype, self.weight.dtype, None, labels.dtype)
         shapes = (features.shape, self.weight.shape, None, labels.shape)
         _checks.check_linear("LinearMultilabelMarginLoss", dtypes, shapes, self.reduction)
-        if self._is_alone and (0 in features.shape or kernel_in_use() != "cpu" or not _HAS_BLAS):
+        if self._is_alone and _linear.makes_scores(features):
             return multilabel_margin_loss_from_labels(self.predict(features), labels, self.reduction)
         _checks.check_kernel("LinearMultilabelMarginLoss", kernel_in_use(), ("cpu",))
         if self.has_bias:
@@ -312,7 +287,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
 
     def predict(self, features: Tensor) -> Tensor:
         """The scores of this process's classes, of shape (N, C)."""
-        return _scores(features, self.weight, self.bias)
+        return _linear.scores(features, self.weight, self.bias)
 
     def top_k(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The `k` greatest scores of each row among this process's classes, in descending order, and their classes
@@ -321,10 +296,10 @@ class LinearMultilabelMarginLoss(nn.Cell):
         if not isinstance(k, int) or not 0 < k <= classes:
             raise ValueError(f"For 'top_k', 'k' must be an int from 1 to {classes}, but got {k}.")
         best, places = [], []
-        for begin in range(0, classes, _TOP_BLOCK):
-            end = min(begin + _TOP_BLOCK, classes)
+        for begin in range(0, classes, _linear.CLASSES_OF_TOP_K):
+            end = min(begin + _linear.CLASSES_OF_TOP_K, classes)
             bias = self.bias[begin:end] if self.has_bias else None
-            scores = _scores(features, self.weight[begin:end], bias)
+            scores = _linear.scores(features, self.weight[begin:end], bias)
             values, indices = ops.topk(scores, min(k, end - begin))
             best.append(values)
             places.append(indices + begin)

@@ -478,6 +478,37 @@ class Model(nn.Cell):
 
 
 @pytest.mark.parametrize("mode", GRAPH_AND_SLOWLY_PYNATIVE, indirect=True)
+class Layers(nn.Cell):
+    """A network that calls one of the public forms."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.body = nn.Dense(3, 50)
+        self.head = LinearMultilabelMarginLoss(50, 40)
+        self.loss = ClassParallelMultilabelMarginLoss(50)
+
+    def construct(self, features, labels):
+        scores = self.body(features)
+        if self.form == "cell":
+            return self.head(scores, labels)
+        if self.form == "function":
+            return linear_multilabel_margin_loss(scores, self.head.weight, self.head.bias, labels)
+        return self.loss(scores, labels)
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+@pytest.mark.parametrize("form", ["cell", "function", "class parallel"])
+def test_automatic_mixed_precision_that_rewrites_the_network(mode, rng, form):
+    """Level O1 copies code, and knows of what is beside it only what was imported."""
+    network = Layers(form)
+    features, labels = Tensor(rng.standard_normal((4, 3)), ms.float32), Tensor([[1, 2], [3, -1], [0, 4], [-1, 0]])
+    labels = labels.astype(ms.int32)
+    expected = network(features, labels).asnumpy()
+    loss = ms.train.amp.auto_mixed_precision(network, "O1")(features, labels).asnumpy()
+    np.testing.assert_allclose(loss, expected, rtol=1e-2)
+
+
 @pytest.mark.parametrize("amp_level", ["O0", "O3", "auto"])
 def test_model_train_with_the_head(mode, rng, amp_level):
     """Each sample has the sum of the directions of its two labels."""
