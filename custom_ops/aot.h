@@ -9,6 +9,7 @@
 // None of this needs a MindSpore header, so one library serves every MindSpore and every Python version.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -52,6 +53,12 @@ enum class Dtype { kFloat16, kFloat32 };
 [[noreturn]] inline void Fail(const char *function, const std::string &message) {
   throw std::invalid_argument("For '" + std::string(function) + "', " + message);
 }
+
+// A mistake in the values of the inputs, which several operators of one call may find. Only the first reports it.
+struct InputError : std::invalid_argument {
+  InputError(const char *function, const std::string &message)
+      : std::invalid_argument("For '" + std::string(function) + "', " + message) {}
+};
 
 // The parameters of one call, of which none is trusted. `function` is what errors call the one that was called.
 class Arguments {
@@ -131,6 +138,20 @@ class Arguments {
   void *Workspace(int index) const { return Pointer(index, 1); }
 
   [[noreturn]] void Fail(const std::string &message) const { mlml::Fail(function_, message); }
+  [[noreturn]] void FailInput(const std::string &message) const { throw InputError(function_, message); }
+
+  // Calls run(), for an operator of which another one has reported each mistake in the inputs. If there is one, it
+  // returns false, and the parameters from `outputs` on are NaN, or -1 where they are integers. For memory of a CPU.
+  template <class Run>
+  bool RunAfterReport(int outputs, Run run) const {
+    try {
+      run();
+      return true;
+    } catch (const InputError &) {
+      for (int index = outputs; index < nparam_; ++index) SetToNan(index);
+      return false;
+    }
+  }
 
  private:
   void *ReadElements(int index, const char *name, int64_t size) const {
@@ -139,6 +160,11 @@ class Arguments {
            ShapeName(index) + ".");
     }
     return Pointer(index, size);
+  }
+
+  void SetToNan(int index) const {
+    const int64_t size = std::max<int64_t>(Elements(index), 0) * (HasDtype(index, "float16") ? 2 : 4);
+    if (size > 0) std::memset(Pointer(index, size), 0xff, size);
   }
 
   const char *function_;

@@ -92,7 +92,7 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
 // A target that is not a class.
 [[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
   const std::string target = batch.names.target;
-  Fail(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
+  throw InputError(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
                                  std::to_string(batch.all_classes) + ", but got " + target +
                                  (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
                                  std::to_string(position) + "] = " + std::to_string(value) + ".");

@@ -26,24 +26,24 @@ constexpr int64_t kMostRanks = 256;              // up to which the checksums ar
 // The parameter "place": what a rank knows without the others.
 struct Place {
   int64_t all_classes, rank, ranks;
-  int64_t block;  // how many classes a rank works on at a time, where that can be set
 };
 
-constexpr int64_t kPlaceSize = 4;
+// Its numbers, then as many zeros as there are ranks: a graph that knows no values knows the number by the shape.
+constexpr int64_t kPlaceSize = 3;
 
 // What is wrong with what the ranks say.
 enum class Fault { kNone, kNumClasses, kRanks, kNoNumber, kTotal, kDifference };
 
 // Of one rank, the number of all classes may be 0: then they are its own.
 MLML_HOST_DEVICE inline Place PlaceOf(const int64_t *values, int64_t classes) {
-  Place place = {values[0], values[1], values[2], values[3]};
+  Place place = {values[0], values[1], values[2]};
   if (place.all_classes == 0 && place.ranks == 1) place.all_classes = classes;
   return place;
 }
 
 MLML_HOST_DEVICE inline Fault FaultOf(const Place &place) {
   if (place.all_classes < 1 || place.all_classes > kMostClasses) return Fault::kNumClasses;
-  if (place.ranks < 1 || place.ranks > kMostRanks || place.rank < 0 || place.rank >= place.ranks || place.block < 0) {
+  if (place.ranks < 1 || place.ranks > kMostRanks || place.rank < 0 || place.rank >= place.ranks) {
     return Fault::kRanks;
   }
   return Fault::kNone;
@@ -117,17 +117,26 @@ MLML_HOST_DEVICE inline int64_t ReadCount(float count) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The same on the host, where a fault is an error. Every rank throws if the ranks do not agree.
 
-inline Place CheckPlace(const Arguments &arguments, const int64_t *values, const Batch &batch) {
+inline const int64_t *ReadPlaceValues(const Arguments &arguments, int index) {
+  const int64_t size = std::max<int64_t>(arguments.Elements(index), kPlaceSize + 1);
+  return static_cast<const int64_t *>(arguments.Read(index, "place", "int64", size));
+}
+
+inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *values, const Batch &batch) {
   const Place place = PlaceOf(values, batch.classes);
   const Fault fault = FaultOf(place);
   if (fault == Fault::kNumClasses) {
-    arguments.Fail("'num_classes' must be from 1 to " + std::to_string(kMostClasses) + ", but got " +
+    arguments.FailInput("'num_classes' must be from 1 to " + std::to_string(kMostClasses) + ", but got " +
                    std::to_string(place.all_classes) + ".");
   }
   if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
   if (fault == Fault::kRanks) {
-    arguments.Fail("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
+    arguments.FailInput("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
                    std::to_string(place.rank) + " of " + std::to_string(place.ranks) + ".");
+  }
+  if (arguments.Elements(index) != kPlaceSize + place.ranks) {
+    arguments.Fail("'place' must have " + std::to_string(kPlaceSize + place.ranks) + " elements, but got shape " +
+                   arguments.ShapeName(index) + ".");
   }
   return place;
 }
@@ -136,7 +145,7 @@ inline Place CheckPlace(const Arguments &arguments, const int64_t *values, const
 inline void CheckHeader(const Arguments &arguments, const float *header, const Place &place, Batch *batch) {
   const Agreement agreement = ReadHeader(place, batch->classes, header);
   if (agreement.fault == Fault::kNoNumber) {
-    arguments.Fail("'header' must have the number of classes of each rank, but has " +
+    arguments.FailInput("'header' must have the number of classes of each rank, but has " +
                    std::to_string(header[agreement.rank]) + " of rank " + std::to_string(agreement.rank) + ".");
   }
   if (agreement.fault == Fault::kTotal) {
@@ -144,15 +153,40 @@ inline void CheckHeader(const Arguments &arguments, const float *header, const P
     for (int64_t rank = 0; rank < place.ranks; ++rank) {
       classes += (rank == 0 ? "" : " + ") + std::to_string(static_cast<int64_t>(header[rank]));
     }
-    arguments.Fail("the ranks must have 'num_classes' = " + std::to_string(place.all_classes) +
+    arguments.FailInput("the ranks must have 'num_classes' = " + std::to_string(place.all_classes) +
                    " classes together, but have " + classes + ".");
   }
   if (agreement.fault == Fault::kDifference) {
-    arguments.Fail("'" + std::string(batch->names.target) +
+    arguments.FailInput("'" + std::string(batch->names.target) +
                    "', and what else all ranks share, must be the same on all ranks, but they differ.");
   }
   batch->first_class = agreement.first_class;
   batch->all_classes = place.all_classes;
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The shapes of what the steps write, for MindSpore; -1 where a size is not known.
+
+struct StepShapes {
+  const int *ndims;
+  int64_t **shapes;
+  int place;  // the parameter
+
+  int64_t Size(int parameter, int dim, int rank) const {
+    return ndims[parameter] == rank ? shapes[parameter][dim] : -1;
+  }
+  int64_t Rows() const { return Size(0, 0, 2); }
+  int64_t NumLabels() const { return Size(1, 1, 2); }
+  int64_t Ranks() const { return Size(place, 0, 1) < 0 ? -1 : Size(place, 0, 1) - kPlaceSize; }
+
+  Shape Header() const { return {Ranks() < 0 ? -1 : HeaderSize(Ranks())}; }
+  Shape TargetScores() const { return {Rows(), NumLabels()}; }
+  Shape Partial() const {
+    if (Rows() < 0 || NumLabels() < 0 || Ranks() < 0) return {-1};
+    return {PartialLayout{Ranks(), Rows(), NumLabels()}.Size()};
+  }
+  Shape Loss(Reduction reduction) const { return {reduction == Reduction::kNone ? Rows() : 1}; }
+  Shape Like(int parameter) const { return {shapes[parameter], shapes[parameter] + ndims[parameter]}; }
+};
 
 }  // namespace mlml

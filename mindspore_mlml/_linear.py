@@ -23,7 +23,7 @@ def scores(features, weight, bias):
 
 def makes_scores(features):
     """Whether the loss is that of all scores, for want of what does without them."""
-    return 0 in features.shape or kernel_in_use() != "cpu" or not _ops.has_blas
+    return 0 in features.shape or kernel_in_use() != "cpu" or not _ops.has_gemm
 
 
 def loss(features, weight, bias, labels, reduction):

@@ -13,7 +13,7 @@ import threading
 import mindspore as ms
 from mindspore import ops
 
-from mindspore_mlml import _blas, _custom, _host
+from mindspore_mlml import _custom, _gemm, _host
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 from mindspore_mlml._custom import input_dtype
 
@@ -36,7 +36,7 @@ def _processors():
 
 
 _set_threads()
-has_blas = problem_of("cpu") is None and _blas.set_blas(LIBRARIES["cpu"])
+has_gemm = problem_of("cpu") is None and _gemm.set_gemm(LIBRARIES["cpu"])
 REDUCTIONS = ("none", "mean", "sum")
 # What the kernels' symbols begin with: the same kernels, whose errors name the function that was called.
 SYMBOLS = {

@@ -47,6 +47,8 @@ void Header(const Arguments &arguments) {
 }
 
 void TargetScores(const Arguments &arguments) {
+  const auto read_place = [&] { ReadPlace(arguments, Call::kPlace, ReadBatch(arguments, kOfClassParallel)); };
+  if (!arguments.RunAfterReport(Call::kHeader + 1, read_place)) return;
   const Call call(arguments, Call::kHeader);
   const Batch &batch = call.batch;
   const int64_t size = batch.rows * batch.num_labels;
@@ -107,20 +109,22 @@ void WriteGradient(const Arguments &arguments, Reduction reduction) {
 }  // namespace
 }  // namespace mlml
 
-#define MLML_STEP(STEP, RUN)                                                                                       \
-  MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes, \
-                                                          const char **dtypes, void *, void *) {                   \
-    const mlml::Arguments arguments(mlml::kOfClassParallel.function, nparam, params, ndims, shapes, dtypes);       \
-    RUN;                                                                                                           \
-    return 0;                                                                                                      \
-  }
+#define MLML_STEP(STEP, RUN, SHAPES)                                                                   \
+  MLML_SHARD_STEP(MultilabelMarginLossClassParallel##STEP, mlml::kOfClassParallel.function, 2, mlml::Shape, \
+                  mlml::RUN, shapes_of.SHAPES)
 
-MLML_STEP(Header, mlml::Header(arguments))
-MLML_STEP(TargetScores, mlml::TargetScores(arguments))
-MLML_STEP(Partial, mlml::WritePartial(arguments))
-MLML_STEP(None, mlml::Loss(arguments, mlml::Reduction::kNone))
-MLML_STEP(Mean, mlml::Loss(arguments, mlml::Reduction::kMean))
-MLML_STEP(Sum, mlml::Loss(arguments, mlml::Reduction::kSum))
-MLML_STEP(GradNone, mlml::WriteGradient(arguments, mlml::Reduction::kNone))
-MLML_STEP(GradMean, mlml::WriteGradient(arguments, mlml::Reduction::kMean))
-MLML_STEP(GradSum, mlml::WriteGradient(arguments, mlml::Reduction::kSum))
+// The first two steps report what is wrong, the others do not report it again.
+#define MLML_LATER_STEP(STEP, OUTPUT, RUN, SHAPES) \
+  MLML_STEP(STEP, AfterReport(arguments, mlml::Call::OUTPUT + 1, [&] { mlml::RUN; }), SHAPES)
+
+#define MLML_LAST_STEPS(REDUCTION)                                                                            \
+  MLML_LATER_STEP(REDUCTION, kPartial, Loss(arguments, mlml::Reduction::k##REDUCTION),                        \
+                  Loss(mlml::Reduction::k##REDUCTION))                                                        \
+  MLML_LATER_STEP(Grad##REDUCTION, kDout, WriteGradient(arguments, mlml::Reduction::k##REDUCTION), Like(0))
+
+MLML_STEP(Header, Header(arguments), Header())
+MLML_STEP(TargetScores, TargetScores(arguments), TargetScores())
+MLML_LATER_STEP(Partial, kTargetScores, WritePartial(arguments), Partial())
+MLML_LAST_STEPS(None)
+MLML_LAST_STEPS(Mean)
+MLML_LAST_STEPS(Sum)

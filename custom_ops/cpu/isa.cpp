@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "linear_kernels.h"
 #include "row.h"
 
 namespace mlml {
@@ -16,18 +17,22 @@ namespace mlml {
 #if defined(__aarch64__)
 namespace neon {
 extern const RowKernels kFloat16, kFloat32;
+extern const LinearKernels kLinear;
 }
 #else
 namespace baseline {
 extern const RowKernels kFloat16, kFloat32;
+extern const LinearKernels kLinear;
 }
 #endif
 #if defined(__x86_64__)
 namespace avx2 {
 extern const RowKernels kFloat16, kFloat32;
+extern const LinearKernels kLinear;
 }
 namespace avx512 {
 extern const RowKernels kFloat16, kFloat32;
+extern const LinearKernels kLinear;
 }
 #endif
 
@@ -64,18 +69,19 @@ struct Isa {
   bool (*supported)();  // by the processor
   const RowKernels &float16;
   const RowKernels &float32;
+  const LinearKernels &linear;
 };
 
 // The best first.
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512", HasAvx512, avx512::kFloat16, avx512::kFloat32},
-    {"avx2", HasAvx2, avx2::kFloat16, avx2::kFloat32},
+    {"avx512", HasAvx512, avx512::kFloat16, avx512::kFloat32, avx512::kLinear},
+    {"avx2", HasAvx2, avx2::kFloat16, avx2::kFloat32, avx2::kLinear},
 #endif
 #if defined(__aarch64__)
-    {"neon", [] { return true; }, neon::kFloat16, neon::kFloat32},
+    {"neon", [] { return true; }, neon::kFloat16, neon::kFloat32, neon::kLinear},
 #else
-    {"baseline", [] { return true; }, baseline::kFloat16, baseline::kFloat32},
+    {"baseline", [] { return true; }, baseline::kFloat16, baseline::kFloat32, baseline::kLinear},
 #endif
 };
 
@@ -108,6 +114,8 @@ const Isa &IsaInUse() {
 const RowKernels &SelectRowKernels(Dtype dtype) {
   return dtype == Dtype::kFloat16 ? IsaInUse().float16 : IsaInUse().float32;
 }
+
+const LinearKernels &SelectLinearKernels() { return IsaInUse().linear; }
 
 }  // namespace mlml
 

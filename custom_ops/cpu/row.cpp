@@ -13,6 +13,7 @@
 #include "row_method.h"    // which of these
 #include "row_loss.h"      // the sum of the hinges
 #include "row_gradient.h"  // the numbers of active pairs
+#include "linear_rows.h"   // what the linear layer does beside that
 // clang-format on
 
 namespace mlml {
@@ -20,14 +21,16 @@ namespace MLML_ISA {
 namespace {
 
 template <class T>
-constexpr RowKernels kKernels = {LoadAll<T>,       StoreAll<T>,        AddAll,      PrepareLoss<T>,     SumTiles<T>,
-                                 FinishSum<T>,     PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveClasses,
-                                 FinishGradient<T>};
+constexpr RowKernels kKernels = {
+    LoadAll<T>,    StoreAll<T>,        AddAll,      PrepareLoss<T>,     SumTiles<T>,
+    FinishSum<T>,  PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveTargetsOfTiles<T>,
+    ActiveClasses, FinishGradient<T>};
 
 }  // namespace
 
 extern const RowKernels kFloat16 = kKernels<Float16>;
 extern const RowKernels kFloat32 = kKernels<float>;
+extern const LinearKernels kLinear = {Pack, Unpack, CountActive, Compact, Expand, Convert, SumTerms, Dot, AddScaled};
 
 }  // namespace MLML_ISA
 }  // namespace mlml

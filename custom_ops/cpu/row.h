@@ -131,6 +131,9 @@ struct RowKernels {
   // Writes the gradient of the tiles' classes, 0 for targets, and counts; only counts if `gradient` is null. Returns
   // whether a score is NaN.
   bool (*gradient_of_tiles)(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, void *gradient);
+  // The same, but writes how many targets each class is active with, from the first class of the tiles on. No row may
+  // have more than 65 535 targets.
+  bool (*active_targets)(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, uint16_t *active);
   // For each target, the number of classes that it is active with.
   std::vector<int64_t> (*active_classes)(const Row &row, const Counts &counts);
   // Writes the gradient of the tiles' targets, given these numbers, or of all of the tiles' classes if the row has a

@@ -110,37 +110,86 @@ void CountRanks(const int32_t *ranks, int64_t number, Counts *counts) {
   }
 }
 
-// Writes the gradients of the tiles' classes, unless `output` is null, and counts.
-template <class T, class RankMethod>
-void WriteGradient(const Batch &batch, const Row &row, Tiles tiles, const RankMethod method, Counts *counts,
-                   FiniteCheck *check, T *output) {
-  const GradientOfRank gradient_of(row.scale);
+// What is written for each class of a row: its gradient.
+template <class T>
+class Gradients {
+ public:
+  using Value = T;
+
+  explicit Gradients(const Row &row) : row_(row), gradient_of_(row.scale) {}
+
+  // Writes a group's values, whose ranks are given, in registers and in memory.
+  MLML_INLINE void Write(const Ints (&ranks)[kVectors], const int32_t *ranks_in_memory, T *to) const {
+    if (row_.computes_value) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) Store(to + v * kLanes, gradient_of_(ranks[v]));
+      return;
+    }
+    float values[kGroup];
+    for (int64_t c = 0; c < kGroup; ++c) values[c] = row_.value[ranks_in_memory[c]];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Store(to + v * kLanes, Load(values + v * kLanes));
+  }
+
+  // Writes the values of a group in which no class is active.
+  MLML_INLINE void WriteInactive(T *to) const {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Store(to + v * kLanes, Fill(row_.value[0]));
+  }
+
+ private:
+  const Row &row_;
+  GradientOfRank gradient_of_;
+};
+
+// What is written for each class of a row: the number of targets that it is active with.
+class ActiveTargets {
+ public:
+  using Value = uint16_t;
+
+  // With buckets, a rank is that among the thresholds that differ.
+  explicit ActiveTargets(const Row &row)
+      : num_below_(row.method == Method::kBuckets ? row.thresholds_below.data() : nullptr) {}
+
+  MLML_INLINE void Write(const Ints (&ranks)[kVectors], const int32_t *ranks_in_memory, uint16_t *to) const {
+    if (num_below_ != nullptr) {
+      for (int64_t c = 0; c < kGroup; ++c) to[c] = static_cast<uint16_t>(num_below_[ranks_in_memory[c]]);
+      return;
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) StoreNarrowed(to + v * kLanes, ranks[v]);
+  }
+
+  MLML_INLINE void WriteInactive(uint16_t *to) const { std::memset(to, 0, kGroup * sizeof(*to)); }
+
+ private:
+  const int32_t *num_below_;
+};
+
+// Writes what Output makes of the tiles' classes, unless `output` is null, and counts their ranks.
+template <class T, class Output, class RankMethod>
+void WriteClasses(const Batch &batch, const Row &row, Tiles tiles, const RankMethod method, Counts *counts,
+                  FiniteCheck *check, typename Output::Value *output) {
+  using Value = typename Output::Value;
+  const Output writer(row);
   FiniteCheck finite;
   Sifted sifted;
   int32_t ranks_of[kTile + 2 * kGroup];
   int64_t number = 0;  // of the ranks that are not counted yet
-  const auto write = [&](const Floats(&scores)[kVectors], T *gradient) MLML_INLINE_LAMBDA {
+  const auto write = [&](const Floats(&scores)[kVectors], Value *to) MLML_INLINE_LAMBDA {
     Ints ranks[kVectors];
     finite.Add(scores);
     method.Ranks(scores, ranks, counts->counts.data());
     int32_t *group = ranks_of + number;
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) Store(group + v * kLanes, ranks[v]);
-    if (row.computes_value) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + v * kLanes, gradient_of(ranks[v]));
-    } else {
-      float values[kGroup];
-      for (int64_t c = 0; c < kGroup; ++c) values[c] = row.value[group[c]];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Store(gradient + v * kLanes, Load(values + v * kLanes));
-    }
+    writer.Write(ranks, group, to);
     if (!RankMethod::kCountsTargets) number += kGroup;
   };
   const auto write_sifted = [&](bool last) MLML_INLINE_LAMBDA {
     TakeSifted(row, last, &sifted,
                [&](const Floats(&scores)[kVectors], const int32_t *places, int64_t count) MLML_INLINE_LAMBDA {
-                 T values[kGroup];
+                 Value values[kGroup];
                  write(scores, values);
                  if (output == nullptr) return;
                  for (int64_t c = 0; c < count; ++c) output[places[c]] = values[c];
@@ -148,18 +197,15 @@ void WriteGradient(const Batch &batch, const Row &row, Tiles tiles, const RankMe
   };
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t count = std::min(kTile, batch.classes - tile * kTile), place = (tile - tiles.begin) * kTile;
-    T padded[kTile];
-    T *gradient = output != nullptr && count % kGroup == 0 ? output + place : padded;
+    Value padded[kTile];
+    Value *to = output != nullptr && count % kGroup == 0 ? output + place : padded;
     WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, false, [&](const auto &scores) {
       TakeOrSift<RankMethod::kSifts>(
           scores, row, place, &sifted,
-          [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, gradient + i); },
-          [&](int64_t i) MLML_INLINE_LAMBDA {
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) Store(gradient + i + v * kLanes, Fill(row.value[0]));
-          });
+          [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, to + i); },
+          [&](int64_t i) MLML_INLINE_LAMBDA { writer.WriteInactive(to + i); });
     });
-    if (output != nullptr && gradient == padded) std::copy_n(padded, count, output + place);
+    if (output != nullptr && to == padded) std::copy_n(padded, count, output + place);
     if (RankMethod::kSifts) write_sifted(tile + 1 == tiles.end);
     CountRanks(ranks_of, number, counts);
     number = 0;
@@ -167,19 +213,30 @@ void WriteGradient(const Batch &batch, const Row &row, Tiles tiles, const RankMe
   *check = finite;
 }
 
-template <class T>
-bool GradientOfTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, void *gradient) {
+template <class T, class Output>
+bool WriteTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, typename Output::Value *output) {
   const int64_t begin = tiles.begin * kTile, count = std::min(tiles.end * kTile, batch.classes) - begin;
-  T *output = gradient == nullptr ? nullptr : GradientFrom<T>(batch, row, begin, gradient);
   if (row.targets.empty()) {
-    if (output != nullptr) std::memset(output, 0, count * sizeof(T));
+    if (output != nullptr) std::memset(output, 0, count * sizeof(*output));
     return false;
   }
   FiniteCheck check;
-  WithRanks(row, [&](const auto method) { WriteGradient(batch, row, tiles, method, counts, &check, output); });
+  WithRanks(row,
+            [&](const auto method) { WriteClasses<T, Output>(batch, row, tiles, method, counts, &check, output); });
   if ((row.target_flags & kNan) != 0) return true;
   const T *scores = ScoresFrom<T>(batch, row, begin);
   return !check.Finite() && std::any_of(scores, scores + count, [](T score) { return std::isnan(ToFloat(score)); });
+}
+
+template <class T>
+bool GradientOfTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, void *gradient) {
+  T *output = gradient == nullptr ? nullptr : GradientFrom<T>(batch, row, tiles.begin * kTile, gradient);
+  return WriteTiles<T, Gradients<T>>(batch, row, tiles, counts, output);
+}
+
+template <class T>
+bool ActiveTargetsOfTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, uint16_t *active) {
+  return WriteTiles<T, ActiveTargets>(batch, row, tiles, counts, active);
 }
 
 std::vector<int64_t> ActiveClasses(const Row &row, const Counts &counts) {

@@ -51,6 +51,13 @@ inline Ints Load(const int32_t *from) {
 inline void Store(float *to, Floats value) { std::memcpy(to, &value, sizeof(value)); }
 inline void Store(int32_t *to, Ints value) { std::memcpy(to, &value, sizeof(value)); }
 
+// The lower 16 bits of each lane.
+inline void StoreNarrowed(uint16_t *to, Ints value) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+  const Halves halves = __builtin_convertvector(value, Halves);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+
 // What follows is defined once for each instruction set, in the file that is included below.
 
 Floats Load(const Float16 *from);

@@ -11,8 +11,13 @@
 namespace mlml {
 
 inline Place ReadPlace(const Arguments &arguments, int index, const Batch &batch) {
-  return CheckPlace(arguments, static_cast<const int64_t *>(arguments.Read(index, "place", "int64", kPlaceSize)),
-                    batch);
+  return CheckPlace(arguments, index, ReadPlaceValues(arguments, index), batch);
+}
+
+// For the operators after the one that reports each mistake.
+template <class Run>
+void AfterReport(const Arguments &arguments, int outputs, Run run) {
+  arguments.RunAfterReport(outputs, run);
 }
 
 // A hash of what must be the same on all ranks: FNV-1a, by bytes.
@@ -95,3 +100,18 @@ inline std::vector<double> RowLosses(const Place &place, const Batch &batch, con
 }
 
 }  // namespace mlml
+
+// An operator and what tells MindSpore the shapes that it writes. RUN and SHAPES are expressions of `arguments` and of
+// `shapes_of`.
+#define MLML_SHARD_STEP(NAME, FUNCTION, PLACE, RESULT, RUN, SHAPES)                                                      \
+  MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, \
+                       void *) {                                                                                   \
+    const mlml::Arguments arguments(FUNCTION, nparam, params, ndims, shapes, dtypes);                              \
+    (void)stream;                                                                                                  \
+    RUN;                                                                                                           \
+    return 0;                                                                                                      \
+  }                                                                                                                \
+  MLML_EXPORT RESULT NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                                  \
+    const mlml::StepShapes shapes_of = {ndims, shapes, PLACE};                                                     \
+    return SHAPES;                                                                                                 \
+  }

@@ -35,7 +35,7 @@ struct Call {
     arguments.Expect(output + 2);
     batch = ReadBatch(arguments, kOfClassParallel);
     if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
-    place = static_cast<const int64_t *>(arguments.Read(kPlace, "place", "int64", kPlaceSize));
+    place = ReadPlaceValues(arguments, kPlace);
     // The host knows the number of ranks from the shape of the header, which the first step writes.
     ranks = arguments.Elements(kHeader) - HeaderSize(0);
     if (ranks < 1 || ranks > kMostRanks) {
@@ -71,7 +71,7 @@ struct Call {
 
   // Throws as the kernels for a CPU do.
   void FindFaults(Parameter last) {
-    const Place known = CheckPlace(arguments, Fetch(place, kPlaceSize, stream).data(), batch);
+    const Place known = CheckPlace(arguments, kPlace, Fetch(place, kPlaceSize, stream).data(), batch);
     if (known.ranks != ranks) {
       arguments.Fail("'header' must be of " + std::to_string(known.ranks) + " ranks, but got shape " +
                      arguments.ShapeName(kHeader) + ".");

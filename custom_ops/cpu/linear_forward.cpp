@@ -1,0 +1,265 @@
+// The forward pass of the linear layer (linear.h).
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "linear.h"
+#include "slice.h"
+
+namespace mlml {
+
+namespace {
+
+constexpr int64_t kMostRanges = 32, kFewRanges = 4;
+constexpr int64_t kFeaturesOfRanges = 1 << 22;  // floats that the ranges' gradients of the features may take
+constexpr int64_t kFewBlocks = 8;               // with fewer, rows are divided too,
+constexpr int64_t kFewRows = 64;                // into so many
+
+Elements ReadElements(const Arguments &arguments, int index, const char *name, int64_t size) {
+  const Dtype dtype = arguments.ReadDtype(index, name);
+  return {dtype, arguments.Read(index, name, arguments.DtypeName(index).c_str(), size)};
+}
+
+}  // namespace
+
+Layer ReadLayer(const Arguments &arguments, const Names &names) {
+  Layer layer;
+  Batch &batch = layer.batch;
+  batch = ReadBatch(arguments, names);
+  layer.arguments = &arguments;
+  layer.features = batch.classes;
+  const std::vector<int64_t> weight = arguments.Shape(2);
+  if (!batch.is_matrix || weight.size() != 2 || weight[1] != layer.features || weight[0] < 1) {
+    arguments.Fail("the shapes of 'features' and 'weight' must be (N, D) and (C, D), but got " +
+                   arguments.ShapeName(0) + " and " + arguments.ShapeName(2) + ".");
+  }
+  if (weight[0] > kMostClassesOfLayer || layer.features > std::numeric_limits<int32_t>::max() ||
+      batch.rows > std::numeric_limits<int32_t>::max()) {
+    arguments.Fail("'features' or 'weight' is too large: shapes " + arguments.ShapeName(0) + " and " +
+                   arguments.ShapeName(2) + ".");
+  }
+  batch.classes = batch.all_classes = weight[0];
+  layer.input = {batch.dtype, const_cast<void *>(batch.input)};
+  layer.weight = ReadElements(arguments, 2, "weight", batch.classes * layer.features);
+  layer.bias = ReadElements(arguments, 3, "bias", batch.classes);
+  if (!HasGemm()) arguments.Fail("no matrix product was set.");
+  return layer;
+}
+
+LinearWork::LinearWork(int64_t rows, int64_t classes, int64_t features, int64_t num_labels)
+    : rows(rows), classes(classes), layout(rows, classes, num_labels) {
+  blocks = NumTiles(classes);
+  const int64_t room = kFeaturesOfRanges / std::max<int64_t>(rows * features, 1);
+  ranges = std::min(blocks, std::clamp(room, kFewRanges, kMostRanges));
+  range_blocks = (blocks + ranges - 1) / ranges;
+  ranges = (blocks + range_blocks - 1) / range_blocks;
+  // The pairs of a slab are listed by one thread.
+  const int64_t few_rows = layout.SavedAs() == SavedLayout::Mode::kLists ? kSlab : kFewRows;
+  part_rows = blocks < kFewBlocks ? few_rows : std::max<int64_t>(rows, 1);
+  row_parts = std::max<int64_t>((rows + part_rows - 1) / part_rows, 1);
+  layout.DivideAmong(Parts());
+}
+
+int64_t SavedSize(int64_t rows, int64_t classes, int64_t features, int64_t num_labels) {
+  if (rows < 0 || classes < 1 || features < 1 || num_labels < 1) return -1;
+  if (classes > kMostClassesOfLayer || rows > std::numeric_limits<int32_t>::max()) return 1;  // the kernel refuses it
+  return LinearWork(rows, classes, features, num_labels).layout.Size();
+}
+
+int ThreadsOf(const Layer &layer) {
+  return UsefulThreads(layer.batch.rows * layer.batch.classes / 8 * (8 + layer.features));
+}
+
+void ComputeTargetScores(const Layer &layer, float *target_scores) {
+  const Batch &batch = layer.batch;
+  const LinearKernels &kernels = SelectLinearKernels();
+  std::fill_n(target_scores, batch.rows * batch.num_labels, 0.0f);
+  const int threads = UsefulThreads(batch.rows * std::min(batch.num_labels, batch.classes) * layer.features);
+  struct Copies {
+    Floats32 features, weight, bias;
+  };
+  std::vector<Copies> copies(threads);
+  Parallel(threads, batch.rows, [&](int worker, int64_t row) {
+    Copies &own = copies[worker];
+    const float *features = nullptr;
+    ForEachTarget(batch, row, [&](int64_t j, int64_t i) {
+      if (features == nullptr) features = own.features.Load(layer.input, row * layer.features, layer.features);
+      const float *weight = own.weight.Load(layer.weight, i * layer.features, layer.features);
+      const double score = *own.bias.Load(layer.bias, i, 1) + kernels.dot(features, weight, layer.features);
+      target_scores[row * batch.num_labels + j] = static_cast<float>(score);
+    });
+  });
+}
+
+const float *BlockScores::LoadWeight(const Layer &layer, int64_t first_class, int64_t classes) {
+  return weight_.Load(layer.weight, first_class * layer.features, classes * layer.features);
+}
+
+void BlockScores::Compute(const Layer &layer, const float *features, int64_t first_class, int64_t classes,
+                          int64_t first_row, int64_t rows) {
+  const int64_t stride = SavedLayout::Padded(classes);
+  if (static_cast<int64_t>(scores_.size()) < rows * stride) scores_.resize(rows * stride);
+  const float *weight = LoadWeight(layer, first_class, classes);
+  const float *bias = bias_.Load(layer.bias, first_class, classes);
+  for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, classes, scores_.data() + row * stride);
+  Multiply({features + first_row * layer.features, layer.features}, {weight, layer.features, true}, rows, classes,
+           layer.features, true, scores_.data(), stride);
+  view_ = layer.batch;
+  view_.dtype = Dtype::kFloat32;
+  view_.input = scores_.data();
+  view_.stride = stride;
+  view_.origin = first_row * stride + first_class;
+  tiles_ = {first_class / kTile, NumTiles(first_class + classes)};
+  first_row_ = first_row;
+}
+
+namespace {
+
+// Saves the numbers of a part of the work: some ranges of classes and some rows.
+class Saver {
+ public:
+  Saver(const SavedLayout &layout, int64_t part, int32_t *saved)
+      : layout_(layout),
+        cells_(reinterpret_cast<Cell *>(saved)),
+        data_(reinterpret_cast<uint8_t *>(saved + 2 * layout.Cells())),
+        pool_(reinterpret_cast<uint16_t *>(data_ + layout.PoolOffset(part))) {}
+
+  void StartCell(int64_t block, int64_t slab, int64_t rows) {
+    cell_ = &cells_[layout_.CellIndex(block, slab)];
+    row_ = 0;
+    start_ = used_;
+    used_ += rows;
+    fits_ = layout_.SavedAs() == SavedLayout::Mode::kLists && used_ <= layout_.PoolUnits();
+    active_ = 0;
+  }
+
+  // The numbers of active targets of a block of one row, padded to `width`.
+  void AddRow(int64_t block, int64_t row, const uint16_t *numbers, int64_t width) {
+    const LinearKernels &kernels = SelectLinearKernels();
+    if (layout_.SavedAs() == SavedLayout::Mode::kPacked) {
+      active_ += kernels.count_active(numbers, width);
+      kernels.pack(numbers, width, layout_.Bits(), data_ + layout_.PackedOffset(block, row));
+      return;
+    }
+    int32_t pairs[kTile + 16];
+    const int64_t count = kernels.compact(numbers, width, pairs);
+    active_ += count;
+    fits_ = fits_ && used_ + count * layout_.EntryUnits() <= layout_.PoolUnits();
+    if (!fits_) return;
+    pool_[start_ + row_++] = static_cast<uint16_t>(count);
+    if (layout_.EntryUnits() == 2) {
+      std::memcpy(pool_ + used_, pairs, count * sizeof(*pairs));
+    } else {
+      for (int64_t i = 0; i < count; ++i) pool_[used_ + i] = static_cast<uint16_t>(pairs[i]);
+    }
+    used_ += count * layout_.EntryUnits();
+  }
+
+  // Several parts may have rows of a cell.
+  void FinishCell(bool is_finite, int64_t pairs) {
+    __atomic_fetch_add(&cell_->active, static_cast<int32_t>(is_finite ? active_ : pairs), __ATOMIC_RELAXED);
+    if (fits_) {
+      cell_->offset = static_cast<int32_t>(start_);
+    } else {
+      used_ = start_;
+    }
+  }
+
+ private:
+  const SavedLayout &layout_;
+  Cell *cells_;
+  uint8_t *data_;
+  uint16_t *pool_;
+  Cell *cell_ = nullptr;
+  int64_t used_ = 0, start_ = 0, row_ = 0, active_ = 0;
+  bool fits_ = false;
+};
+
+bool AllFinite(const float *values, int64_t count) {
+  float check = 0;
+  for (int64_t i = 0; i < count; ++i) check += values[i] * 0.0f;
+  return check == 0;
+}
+
+}  // namespace
+
+void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, int32_t *saved) {
+  const Batch &batch = layer.batch;
+  const LinearWork work(layer);
+  const SavedLayout &layout = work.layout;
+  const RowKernels &kernels = SelectRowKernels(Dtype::kFloat32);
+  const bool saves = layout.SavedAs() != SavedLayout::Mode::kNothing;
+  const int threads = ThreadsOf(layer);
+  auto *cells = reinterpret_cast<Cell *>(saved);
+  std::fill_n(cells, layout.Cells(), Cell{0, Cell::kNotSaved});
+  Floats32 copy;
+  const float *features = copy.Load(layer.input, 0, batch.rows * layer.features);
+  std::vector<Row> rows(batch.rows), rows_of_gradient(batch.rows);
+  Parallel(threads, batch.rows, [&](int, int64_t row) {
+    kernels.prepare_loss(batch, row, &rows[row]);
+    kernels.prepare_gradient(batch, row, 1, &rows_of_gradient[row]);
+  });
+  std::vector<double> sums(work.ranges * batch.rows);
+  std::vector<int64_t> active(batch.rows * batch.num_labels);
+  std::vector<char> has_nan(batch.rows);
+  struct Worker {
+    BlockScores scores;
+    std::vector<Counts> counts;
+  };
+  std::vector<Worker> workers(threads);
+  Parallel(threads, work.Parts(), [&](int worker, int64_t part) {
+    Worker &own = workers[worker];
+    const int64_t range = part / work.row_parts, part_begin = part % work.row_parts * work.part_rows;
+    const int64_t part_end = std::min(part_begin + work.part_rows, batch.rows);
+    Saver saver(layout, part, saved);
+    own.counts.resize(part_end - part_begin);
+    for (int64_t row = part_begin; row < part_end; ++row) {
+      kernels.start_counts(batch, rows_of_gradient[row], &own.counts[row - part_begin]);
+    }
+    for (int64_t first_class = work.RangeBegin(range); first_class < work.RangeBegin(range + 1); first_class += kTile) {
+      const int64_t block = first_class / kTile, classes = std::min(kTile, batch.classes - first_class);
+      const int64_t width = SavedLayout::Padded(classes);
+      for (int64_t begin = part_begin; begin < part_end;) {
+        const int64_t end = std::min((begin / kSlab + 1) * kSlab, part_end);
+        own.scores.Compute(layer, features, first_class, classes, begin, end - begin);
+        const Batch &view = own.scores.View();
+        const Tiles tiles = own.scores.BlockTiles();
+        saver.StartCell(block, begin / kSlab, end - begin);
+        for (int64_t row = begin; row < end; ++row) {
+          const PartialSum sum = kernels.sum_tiles(view, rows[row], tiles);
+          sums[range * batch.rows + row] += kernels.finish_sum(view, rows[row], tiles, sum);
+          Counts *counts = &own.counts[row - part_begin];
+          bool found_nan;
+          if (saves) {
+            uint16_t numbers[kTile];
+            found_nan = kernels.active_targets(view, rows_of_gradient[row], tiles, counts, numbers);
+            std::fill(numbers + classes, numbers + width, uint16_t{0});
+            saver.AddRow(block, row, numbers, width);
+          } else {
+            found_nan = kernels.gradient_of_tiles(view, rows_of_gradient[row], tiles, counts, nullptr);
+          }
+          if (found_nan) __atomic_store_n(&has_nan[row], 1, __ATOMIC_RELAXED);
+        }
+        // The scores of a class with a weight that is not finite are not finite in any row.
+        saver.FinishCell(saves && AllFinite(own.scores.OfRow(begin), classes), (end - begin) * classes);
+        begin = end;
+      }
+    }
+    for (int64_t row = part_begin; row < part_end; ++row) {
+      const std::vector<int64_t> of_row = kernels.active_classes(rows_of_gradient[row], own.counts[row - part_begin]);
+      for (size_t j = 0; j < rows[row].targets.size(); ++j) {
+        __atomic_fetch_add(&active[row * batch.num_labels + j], of_row[j], __ATOMIC_RELAXED);
+      }
+    }
+  });
+  for (int64_t row = 0; row < batch.rows; ++row) {
+    row_sums[row] = 0;
+    for (int64_t range = 0; range < work.ranges; ++range) row_sums[row] += sums[range * batch.rows + row];
+    for (int64_t j = row * batch.num_labels; j < (row + 1) * batch.num_labels; ++j) {
+      active_classes[j] = has_nan[row] != 0 ? NAN : static_cast<float>(active[j]);
+    }
+  }
+}
+
+}  // namespace mlml

@@ -1,0 +1,129 @@
+// The linear layer whose classes are divided over ranks (ranks.h): the steps of class_parallel.cpp, for features,
+// labels, weight and bias.
+//
+//   Header        (features, labels, weight, bias, place) -> header
+//   TargetScores  (features, labels, weight, bias, place, header) -> target scores
+//   Partial       (features, labels, weight, bias, place, header, target scores) -> partial, saved
+//   None and so on   (..., target scores, partial, saved) -> loss
+//   GradNone ...     (..., target scores, partial, saved, dout) -> gradients of features, weight and bias
+// Header, target scores and partial are summed over the ranks before they go on, and so is the gradient of the
+// features.
+#include "floating_point.h"
+#include "linear.h"
+#include "slice.h"
+
+namespace mlml {
+namespace {
+
+constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "labels"};
+
+struct ShardedCall {
+  enum Parameter { kPlace = kParametersOfLayer, kHeader, kTargetScores, kPartial, kSaved, kDout };
+
+  ShardedCall(const Arguments &from, Parameter last, int outputs) : arguments(from), output(last + 1) {
+    arguments.Expect(output + outputs);
+    layer = ReadLayer(arguments, kOfLayer);
+    Batch &batch = layer.batch;
+    place = ReadPlace(arguments, kPlace, batch);
+    if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
+    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
+  }
+
+  int32_t *Saved(int index) const {
+    return static_cast<int32_t *>(arguments.Read(index, "saved", "int32", LinearWork(layer).layout.Size()));
+  }
+
+  const Arguments &arguments;
+  int output;
+  Layer layer;
+  Place place;
+};
+
+void Header(const Arguments &arguments) {
+  const ShardedCall call(arguments, ShardedCall::kPlace, 1);
+  const Layer &layer = call.layer;
+  const Batch &batch = layer.batch;
+  Checksum checksum;
+  for (int64_t size : {batch.rows, batch.num_labels, layer.features, static_cast<int64_t>(batch.dtype)}) {
+    checksum.Add(size);
+  }
+  checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
+  checksum.Add(layer.input.data, batch.rows * layer.features * layer.input.Size());
+  void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
+  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
+}
+
+void TargetScores(const Arguments &arguments) {
+  const auto read_place = [&] { ReadPlace(arguments, ShardedCall::kPlace, ReadLayer(arguments, kOfLayer).batch); };
+  if (!arguments.RunAfterReport(ShardedCall::kHeader + 1, read_place)) return;
+  const ShardedCall call(arguments, ShardedCall::kHeader, 1);
+  const int64_t size = call.layer.batch.rows * call.layer.batch.num_labels;
+  auto *scores = static_cast<float *>(arguments.Read(call.output, "target scores", "float32", size));
+  InStandardFloatingPoint([&] { ComputeTargetScores(call.layer, scores); });
+}
+
+void WritePartial(const Arguments &arguments) {
+  const ShardedCall call(arguments, ShardedCall::kTargetScores, 2);
+  const Batch &batch = call.layer.batch;
+  const Partial<float> partial(arguments, call.output, call.place, batch);
+  int32_t *saved = call.Saved(call.output + 1);
+  InStandardFloatingPoint([&] {
+    std::vector<double> sums(batch.rows);
+    ForwardPass(call.layer, sums.data(), partial.counts, saved);
+    WriteParts(call.place, batch, sums, partial);
+  });
+}
+
+void Loss(const Arguments &arguments, Reduction reduction) {
+  const ShardedCall call(arguments, ShardedCall::kSaved, 1);
+  const Batch &batch = call.layer.batch;
+  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch);
+  void *loss = arguments.Read(call.output, "loss", LossSize(batch, reduction));
+  InStandardFloatingPoint([&] { Reduce(RowLosses(call.place, batch, partial), batch.dtype, reduction, loss); });
+}
+
+void WriteGradients(const Arguments &arguments, Reduction reduction) {
+  const ShardedCall call(arguments, ShardedCall::kDout, 3);
+  const Layer &layer = call.layer;
+  const Batch &batch = layer.batch;
+  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch);
+  const Scale scale(batch, reduction, arguments.Read(ShardedCall::kDout, "dout", LossSize(batch, reduction)));
+  const LinearGradients gradients = {
+      ReadGradient(arguments, call.output, layer.input, batch.rows * layer.features),
+      ReadGradient(arguments, call.output + 1, layer.weight, batch.classes * layer.features),
+      ReadGradient(arguments, call.output + 2, layer.bias, batch.classes),
+  };
+  const int32_t *saved = call.Saved(ShardedCall::kSaved);
+  InStandardFloatingPoint([&] { BackwardPass(layer, partial.counts, saved, scale, gradients); });
+}
+
+std::vector<Shape> PartialShapes(const StepShapes &shapes) {
+  const int64_t saved = SavedSize(shapes.Rows(), shapes.Size(2, 0, 2), shapes.Size(0, 1, 2), shapes.NumLabels());
+  return {shapes.Partial(), {saved}};
+}
+
+std::vector<Shape> GradientShapes(const StepShapes &shapes) { return {shapes.Like(0), shapes.Like(2), shapes.Like(3)}; }
+
+}  // namespace
+}  // namespace mlml
+
+#define MLML_STEP(STEP, RESULT, RUN, SHAPES) \
+  MLML_SHARD_STEP(MultilabelMarginLossLinearSharded##STEP, mlml::kOfLayer.function, 4, RESULT, mlml::RUN, SHAPES)
+
+// The first two steps report what is wrong, the others do not report it again.
+#define MLML_LATER_STEP(STEP, OUTPUT, RESULT, RUN, SHAPES) \
+  MLML_STEP(STEP, RESULT, AfterReport(arguments, mlml::ShardedCall::OUTPUT + 1, [&] { mlml::RUN; }), SHAPES)
+
+#define MLML_LAST_STEPS(REDUCTION)                                                                \
+  MLML_LATER_STEP(REDUCTION, kSaved, mlml::Shape, Loss(arguments, mlml::Reduction::k##REDUCTION), \
+                  shapes_of.Loss(mlml::Reduction::k##REDUCTION))                                  \
+  MLML_LATER_STEP(Grad##REDUCTION, kDout, std::vector<mlml::Shape>,                               \
+                  WriteGradients(arguments, mlml::Reduction::k##REDUCTION), mlml::GradientShapes(shapes_of))
+
+MLML_STEP(Header, mlml::Shape, Header(arguments), shapes_of.Header())
+MLML_STEP(TargetScores, mlml::Shape, TargetScores(arguments), shapes_of.TargetScores())
+MLML_LATER_STEP(Partial, kTargetScores, std::vector<mlml::Shape>, WritePartial(arguments),
+                mlml::PartialShapes(shapes_of))
+MLML_LAST_STEPS(None)
+MLML_LAST_STEPS(Mean)
+MLML_LAST_STEPS(Sum)
