@@ -21,9 +21,7 @@ def loss(call, input, labels, reduction):
     is_unknown = _ops.in_graph() and (
         ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)
     )
-    if is_unknown:
-        _checks.check_unknown_shapes(call, input.shape, labels.shape)
-    else:
+    if not is_unknown:  # otherwise the kernel checks them
         _checks.check_shapes(call, input.shape, labels.shape)
     kernel = kernel_in_use()
     if kernel == "mindspore":
