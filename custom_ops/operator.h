@@ -15,13 +15,14 @@
 
 namespace mlml {
 
-// What the caller calls the function and its second argument.
+// What the caller calls the function and its second argument, and whether that one must have the shape of 'input'.
 struct Names {
   const char *function;
   const char *target;
+  bool same_shape = false;
 };
 
-constexpr Names kOfTarget = {"multilabel_margin_loss", "target"};
+constexpr Names kOfTarget = {"multilabel_margin_loss", "target", true};
 constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "labels"};
 constexpr Names kOfClassParallel = {"ClassParallelMultilabelMarginLoss", "labels"};
 
@@ -48,7 +49,7 @@ struct Batch {
   int64_t origin = 0;
 };
 
-// Parameters 0 and 1 of every kernel.
+// Parameters 0 and 1 of every kernel. Where a graph knows the shapes, _checks.py has raised the same errors before.
 inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   Batch batch;
   batch.names = names;
@@ -57,32 +58,37 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   if (!arguments.HasDtype(1, "int32")) {
     arguments.Fail("the dtype of " + target_name + " must be int32, but got " + arguments.DtypeName(1) + ".");
   }
-  if (arguments.Rank(0) != 1 && arguments.Rank(0) != 2) {
-    arguments.Fail("the rank of 'input' must be 1 or 2, but got " + std::to_string(arguments.Rank(0)) + ".");
-  }
-  batch.is_matrix = arguments.Rank(0) == 2;
   const std::vector<int64_t> input = arguments.Shape(0), target = arguments.Shape(1);
+  const auto shape = [&](int index) { return arguments.ShapeName(index); };
+  if (input.size() != 1 && input.size() != 2) {
+    arguments.Fail("the rank of 'input' must be 1 or 2, but got shape " + shape(0) + "; the shape of " + target_name +
+                   " is " + shape(1) + ".");
+  }
+  batch.is_matrix = input.size() == 2;
+  if (names.same_shape && target != input) {
+    arguments.Fail("the shape of " + target_name + " must be the same as that of 'input', " + shape(0) + ", but got " +
+                   shape(1) + ".");
+  }
   if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
-    arguments.Fail(target_name + " must have as many rows as 'input', whose shape is " + arguments.ShapeName(0) +
-                   ", but got shape " + arguments.ShapeName(1) + ".");
+    arguments.Fail(target_name + " must have as many dimensions and rows as 'input', whose shape is " + shape(0) +
+                   ", but got shape " + shape(1) + ".");
   }
   batch.rows = batch.is_matrix ? input[0] : 1;
   batch.classes = input.back();
   batch.num_labels = target.back();
   batch.all_classes = batch.stride = batch.classes;
   if (batch.rows < 0 || batch.classes <= 0) {
-    arguments.Fail("the number of classes must be positive, but got an 'input' of shape " + arguments.ShapeName(0) +
-                   ".");
+    arguments.Fail("the number of classes must be positive, but got shape " + shape(0) + "; the shape of " +
+                   target_name + " is " + shape(1) + ".");
+  }
+  if (batch.num_labels <= 0) {
+    arguments.Fail("each row of " + target_name + " must have a label or a negative value, but got shape " + shape(1) +
+                   "; the shape of 'input' is " + shape(0) + ".");
   }
   int64_t bytes;  // of the largest array
   if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
       __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
-    arguments.Fail("'input' or " + target_name + " is too large: shapes " + arguments.ShapeName(0) + " and " +
-                   arguments.ShapeName(1) + ".");
-  }
-  if (batch.num_labels <= 0) {
-    arguments.Fail("a row of " + target_name + " must have at least one label, but got shape " +
-                   arguments.ShapeName(1) + ".");
+    arguments.Fail("'input' or " + target_name + " is too large: shapes " + shape(0) + " and " + shape(1) + ".");
   }
   batch.input = arguments.Pointer(0, batch.rows * batch.classes);
   batch.target = static_cast<const int32_t *>(arguments.Pointer(1, batch.rows * batch.num_labels));

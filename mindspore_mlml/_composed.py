@@ -21,7 +21,11 @@ _FEW_PAIRS = 1024  # as HasFewPairs in custom_ops/definition.h
 _PAIRS = Tensor(np.arange(_FEW_PAIRS), ms.int64)
 _NAN = Tensor(np.nan, ms.float64)
 _ZERO = Tensor(np.zeros(1), ms.float64)
+_FIRST = Tensor(np.zeros(1), ms.int64)
+_MATRIX = Tensor(np.zeros((1, 1)), ms.float32)
+_add = ops.AddN()
 _cumulative_sum = ops.CumSum()
+_depend = ops.Depend()
 _gather = ops.Gather()
 _join = ops.Concat()
 _least = ops.ReduceMin()
@@ -30,15 +34,11 @@ _range = ops.Range()
 _relu = ops.ReLU()
 _search = ops.SearchSorted()
 _sort = ops.Sort()
+_tile = ops.Tile()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Rows
-
-
-def _shape(checked):
-    """Not the shape itself, which was checked: MindSpore 2.7 cannot use it twice ("Failed to get input node")."""
-    return (checked < 0).shape
 
 
 def _as_they_are(scores, labels):
@@ -47,18 +47,35 @@ def _as_they_are(scores, labels):
 
 def _with_another(scores, labels):
     """With a row without labels more, so that the matrices are not empty."""
-    return _rows.with_another(scores, 0), _rows.with_another(labels, -1)
+    return _rows.with_another(scores, 0, scores.shape[-1]), _rows.with_another(labels, -1, labels.shape[-1])
+
+
+def _with_another_of_targets(scores, targets):
+    """The same for a target, which must have as many columns as there are classes."""
+    return _rows.with_another(scores, 0, scores.shape[-1]), _rows.with_another(targets, -1, scores.shape[-1])
+
+
+def _unchecked(input, labels):
+    return labels
+
+
+def _checked(input, labels):
+    """The labels. Before, MindSpore's operators raise an error if a size is 0 (Gather), if input and labels have not as
+    many dimensions and rows (AddN), or more than two dimensions (Concat)."""
+    first_score = ops.cast(_gather(input, _FIRST, -1), ms.float32)
+    first = _add((first_score, ops.cast(_gather(labels, _FIRST, -1), ms.float32)))
+    return _depend(labels, _join((_tile(first, (1, 1)), _MATRIX)))
 
 
 def _all(rows):
     return rows
 
 
-def _read(input, labels, prepared):
+def _read(input, labels, checked, prepared):
     """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
     classes."""
-    scores = ops.cast(input.reshape((-1, _shape(input)[-1])), ms.float32)
-    scores, labels = prepared(scores, labels.reshape((-1, _shape(labels)[-1])))
+    scores = ops.cast(_rows.as_matrix(input), ms.float32)
+    scores, labels = prepared(scores, _rows.as_matrix(checked(input, labels)))
     is_listed, lengths = _rows.listed(labels)
     return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
@@ -119,9 +136,9 @@ def _sum_by_rank(others, ordered, ranks):
     return ops.select(is_infinite, ops.cast(INFINITY, ms.float64), sums)
 
 
-def _row_sums(input, labels, prepared):
-    """The sum of each row's hinges, in float64."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
+def _row_sums(input, labels, checked, prepared):
+    """The sum of each row's hinges, in float64, and the number of classes."""
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, checked, prepared)
     target_scores, is_other, others, thresholds, ordered, ranks = _rank(scores, is_target, index)
     pairs = lengths * scores.shape[-1]
     few = _sum_of_few(others, thresholds, pairs)
@@ -130,7 +147,7 @@ def _row_sums(input, labels, prepared):
     sums = ops.select(is_few, few, _sum_by_rank(others, ordered, ranks))
     is_undefined = _rows.has_infinite_difference(scores, is_other, target_scores, is_target)
     is_undefined = ops.logical_or(is_undefined, _rows.has_nan(scores, labels, is_listed))
-    return ops.select(is_undefined, _NAN, sums)
+    return ops.select(is_undefined, _NAN, sums), scores.shape[-1]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -144,10 +161,10 @@ def _active_classes(thresholds, ordered, ranks):
     return ranks.shape[-1] - up_to
 
 
-def _row_counts(input, labels, prepared):
+def _row_counts(input, labels, checked, prepared):
     """By how many active pairs the sum of a row's hinges grows with the score of each class, and how many labels are
     listed in the row."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, checked, prepared)
     _, _, _, thresholds, ordered, ranks = _rank(scores, is_target, index)
     # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
@@ -200,9 +217,13 @@ def _to_float16(values):
 
 _ROUNDINGS = (_to_float32, _to_float16)
 
-# How the rows are prepared, and their results finished. What is known when a graph is compiled is not empty.
-_STATIC = (_as_they_are, _all)
-_DYNAMIC = (_with_another, _rows.without_last)
+# Whether shapes are known at run time only -> whether the labels must have the shape of the input -> how the arguments
+# are checked, the rows prepared, and their results finished. What is known when a graph is compiled is not empty.
+_STATIC = (_unchecked, _as_they_are, _all)
+_WAYS = (
+    (_STATIC, _STATIC),
+    ((_checked, _with_another, _rows.without_last), (_checked, _with_another_of_targets, _rows.without_last)),
+)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -212,11 +233,11 @@ _DYNAMIC = (_with_another, _rows.without_last)
 class _Operator(nn.Cell):
     """What loss and gradient have in common, for a reduction and a rounding to the dtype of the input."""
 
-    def __init__(self, reduction, rounded, is_dynamic):
+    def __init__(self, reduction, rounded, way):
         super().__init__()
         self.divisor, self.reduce = _REDUCTIONS[reduction]
         self.rounded = rounded
-        self.prepared, self.finished = _DYNAMIC if is_dynamic else _STATIC
+        self.checked, self.prepared, self.finished = way
         # In PyNative, MindSpore would make all numbers within a network of the levels O2 and O3 float16.
         self.mixed_precision_type = MixedPrecisionType.NOTSET
 
@@ -226,16 +247,16 @@ class _Gradient(_Operator):
 
     def construct(self, input, labels, dout):
         dout = ops.cast(dout, ms.float64).reshape((-1, 1))
-        counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.prepared)
+        counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.checked, self.prepared)
         counts, lengths = self.finished(counts), self.finished(lengths)
         scale = dout / self.divisor(*counts.shape)
         gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
-        return self.rounded(gradients).reshape(_shape(input))
+        return self.rounded(gradients).reshape(input.shape)
 
     def bprop(self, input, labels, dout, output, doutput):
         slope = self.construct(input, labels, _ones_like(dout))
         product = ops.cast(slope, ms.float64) * ops.cast(doutput, ms.float64)
-        of_dout = self.reduce(product.sum(-1), _shape(input))
+        of_dout = self.reduce(product.sum(-1), input.shape)
         return zeros_like(input), zeros_like(labels), ops.cast(of_dout, dout.dtype)
 
 
@@ -247,16 +268,20 @@ class _Loss(_Operator):
         self.gradient = _Gradient(*arguments)
 
     def construct(self, input, labels):
-        sums = self.finished(_row_sums(input, labels, self.prepared))
-        shape = _shape(input)
-        return self.rounded(self.reduce(sums / self.divisor(sums.shape[0], shape[-1]), shape))
+        sums, classes = _row_sums(input, labels, self.checked, self.prepared)
+        sums = self.finished(sums)
+        return self.rounded(self.reduce(sums / self.divisor(sums.shape[0], classes), input.shape))
 
     def bprop(self, input, labels, output, doutput):
         return self.gradient(input, labels, doutput), zeros_like(labels)
 
 
-# Whether shapes are known at run time only -> whether the input is float16 -> reduction -> (input, labels) -> loss
+# Whether shapes are known at run time only -> whether the labels must have the shape of the input -> whether the input
+# is float16 -> reduction -> (input, labels) -> loss
 losses = [
-    [{reduction: _Loss(reduction, rounded, is_dynamic) for reduction in _REDUCTIONS} for rounded in _ROUNDINGS]
-    for is_dynamic in (False, True)
+    [
+        [{reduction: _Loss(reduction, rounded, way) for reduction in _REDUCTIONS} for rounded in _ROUNDINGS]
+        for way in ways
+    ]
+    for ways in _WAYS
 ]

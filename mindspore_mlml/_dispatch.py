@@ -14,16 +14,14 @@ from mindspore_mlml._precision import wants_float32
 
 def loss(call, input, labels, reduction):
     """The loss by the kernel in use; its gradient by that of the operators in it. ``call`` as in _checks."""
-    function, _, _ = call
+    function, _, needs_same_shape = call
     if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
         input = ops.cast(input, ms.float32)
     _checks.check_types(call, (input.dtype, labels.dtype), reduction)
     is_unknown = _ops.in_graph() and (
         ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)
     )
-    if is_unknown:
-        _checks.check_unknown_shapes(call, input.shape, labels.shape)
-    else:
+    if not is_unknown:  # otherwise the kernel checks them
         _checks.check_shapes(call, input.shape, labels.shape)
     kernel = kernel_in_use()
     if kernel == "mindspore":
@@ -31,7 +29,7 @@ def loss(call, input, labels, reduction):
     if kernel in ("host", "hybrid", "composed") and not is_unknown and 0 in input.shape:
         return ops.zeros(input.shape[:-1] if reduction == "none" else (), input.dtype)
     if kernel == "composed" or (kernel in ("host", "hybrid") and is_unknown):
-        return _composed.losses[is_unknown][input.dtype == ms.float16][reduction](input, labels)
+        return _composed.losses[is_unknown][needs_same_shape][input.dtype == ms.float16][reduction](input, labels)
     if kernel == "hybrid":
         return _hybrid.loss(input, labels, reduction)
     if is_unknown:

@@ -157,10 +157,4 @@ if problem_of("host") is None:  # also where another kernel is in use: a MindIR 
 
 def dynamic_loss(operator, input, labels, reduction):
     """The loss by one of the dynamic operators, in its documented shape."""
-    output = operator(input, labels)
-    if reduction != "none":
-        return output.reshape(())
-    # MindSpore 2.7 cannot use a shape again that was checked ("Failed to get input node"), if its rank is known.
-    if ops.is_sequence_shape_unknown(input.shape):
-        return output.reshape(input.shape[:-1])
-    return output.reshape((-1,) * (len(input.shape) - 1))
+    return operator(input, labels).reshape(input.shape[:-1] if reduction == "none" else ())

@@ -18,13 +18,12 @@ class MultilabelMarginLoss(nn.Cell):
         self.reduction = reduction
 
     def construct(self, x, target):
-        is_negative = target < 0
-        # Not the shape of target, which the loss checks: MindSpore 2.7 cannot use it twice.
-        classes = is_negative.shape[-1]
-        labels = _rows.with_another(target.reshape((-1, classes)), -1)
+        labels = _rows.as_matrix(target)
+        classes = labels.shape[-1]
+        labels = _rows.with_another(labels, -1, classes)
         is_listed, _ = _rows.listed(labels)
         is_class, index = _rows.targets(labels, is_listed, classes)
         is_among = ops.cast(_rows.is_among(is_class, index, classes), ms.int32)
-        is_target = _rows.without_last(is_among).reshape(is_negative.shape)
+        is_target = _rows.without_last(is_among).reshape(target.shape)
         # Last: a target out of range makes it fail, and MindSpore may crash in operators that come after that.
         return multilabel_margin_loss(x, target, self.reduction), is_target

@@ -24,9 +24,16 @@ def any_in_row(condition):
     return ops.cast(condition, ms.float32).sum(-1) > 0
 
 
-def with_another(rows, value):
-    """A matrix with a row of ``value`` more: where there is no row, MindSpore's operators warn, fail or crash."""
-    another = ops.cast(_range(0, rows.shape[-1], 1) * 0 + value, rows.dtype)
+def as_matrix(tensor):
+    """A matrix of a tensor's rows. Of an unknown rank, MindSpore takes the first size for ``shape[-1]`` in a MindIR and
+    at the syntax level STRICT (2.10), but not in a slice."""
+    return tensor.reshape((-1, *tensor.shape[-1:]))
+
+
+def with_another(rows, value, columns):
+    """A matrix with a row of ``value`` more: where there is no row, MindSpore's operators warn, fail or crash. They
+    raise an error if the matrix has another number of columns."""
+    another = ops.cast(_range(0, columns, 1) * 0 + value, rows.dtype)
     return _join((rows, another.reshape((1, -1))))
 
 

@@ -83,17 +83,17 @@ def test_the_gpu_check_sees_wrong_results_and_stray_writes(emulated, monkeypatch
     monkeypatch.setattr(gpu_check, "expectation", lambda *a: [value + 3 for value in expectation(*a)])
     gpu_check.check_against_reference(Host(), emulated, mismatches, np.random.default_rng(0), [(3, 100, 5)])
     assert mismatches.count > 4
-    assert "MISMATCH MultilabelMarginLossGrad" in capsys.readouterr().out
+    assert "MISMATCH MultilabelMarginLoss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("position", [0, 2, 5])
+@pytest.mark.parametrize("position", [0, 2, 3])
 @pytest.mark.parametrize("value", [4, 5, 2**31 - 1])
 def test_check_targets_raises_with_row_position_value_and_number_of_classes(emulated, function, position, value):
     code = f"""
 import numpy as np
 from tests.support.aot import Kernel
-target = np.full((3, 6), 1, np.int32)
+target = np.full((3, 4), 1, np.int32)
 target[2, {position}] = {value}
 input, loss = np.zeros((3, 4), np.float32), np.zeros((), np.float32)
 Kernel({str(emulated)!r}, {function + "Mean"!r}).prepare(input, target, loss)()

@@ -129,8 +129,8 @@ def test_no_memory_for_a_target_of_all_classes(rng):
     input = rng.standard_normal((rows, classes), np.float32)
     labels = rng.integers(0, classes, (rows, 5)).astype(np.int32)
     loss, gradient, dout = np.zeros((), np.float32), np.zeros_like(input), np.ones((), np.float32)
-    forward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossMean").prepare(input, labels, loss)
-    backward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossGradMean").prepare(input, labels, dout, gradient)
+    forward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossFromLabelsMean").prepare(input, labels, loss)
+    backward = Kernel(LIBRARIES["cpu"], "MultilabelMarginLossFromLabelsGradMean").prepare(input, labels, dout, gradient)
 
     def run():
         forward()

@@ -35,7 +35,7 @@ class Call:
         self.missing = ()
 
     def run(self, kernel):
-        shapes = [np.array(shape or [0], np.int64) if shape is not None else None for shape in self.shapes]
+        shapes = [np.array([*shape, *[2] * 3], np.int64) if shape is not None else None for shape in self.shapes]
         arguments = {
             "params": (ctypes.c_void_p * len(self.params))(*self.params),
             "ndims": (ctypes.c_int * len(self.ndims))(*self.ndims),
@@ -65,16 +65,16 @@ SPOILED = {
     "int64 target": ("dtypes[1]", b"int64", "dtype of 'target' must be int32, but got int64"),
     "no dtype of target": ("dtypes[1]", None, "dtype of 'target' must be int32, but got none"),
     "an output of another dtype": ("dtypes[2]", b"float16", "must be that of 'input', but got float16"),
-    "rank 0": ("ndims[0]", 0, "rank of 'input' must be 1 or 2, but got 0"),
-    "rank 3": ("ndims[0]", 3, "rank of 'input' must be 1 or 2, but got 3"),
-    "a negative rank": ("ndims[0]", -1, "rank of 'input' must be 1 or 2, but got -1"),
+    "rank 0": ("ndims[0]", 0, r"must be 1 or 2, but got shape \(\); the shape of 'target' is \(2, 4\)"),
+    "rank 3": ("ndims[0]", 3, r"must be 1 or 2, but got shape \(2, 4, 2\); the shape of 'target' is \(2, 4\)"),
+    "a negative rank": ("ndims[0]", -1, "parameter 0 of the kernel has no shape"),
     "a negative rank of target": ("ndims[1]", -1, "parameter 1 of the kernel has no shape"),
     "no shape": ("shapes[0]", None, "parameter 0 of the kernel has no shape"),
-    "other rows": ("shapes[1]", [3, 4], "must have as many rows as 'input'"),
+    "other rows": ("shapes[1]", [3, 4], r"'input'.* \(2, 4\), but got (shape )?\(3, 4\)"),
     "negative rows": ("shapes", [[-1, 4], [-1, 4], [], [-1, 4]], "number of classes must be positive"),
-    "no classes": ("shapes", [[2, 0], [2, 4], [], [2, 0]], "number of classes must be positive"),
-    "negative classes": ("shapes", [[2, -4], [2, 4], [], [2, -4]], "number of classes must be positive"),
-    "no labels": ("shapes[1]", [2, 0], "must have at least one label"),
+    "no classes": ("shapes", [[2, 0], [2, 0], [], [2, 0]], "number of classes must be positive"),
+    "negative classes": ("shapes", [[2, -4], [2, -4], [], [2, -4]], "number of classes must be positive"),
+    "no labels": ("shapes[1]", [2, 0], r"(same as that of 'input'|label or a negative value).* \(2, 0\)"),
     "a size beyond 64 bits": ("shapes", [[2**62, 8], [2**62, 8], [], [2**62, 8]], "too large"),
     "no input": ("params[0]", None, "parameter 0 of the kernel is a null pointer"),
     "no target": ("params[1]", None, "parameter 1 of the kernel is a null pointer"),
@@ -108,11 +108,25 @@ def test_a_malformed_call_is_an_error_of_the_function_that_was_called(function, 
     assert target == "target" or "target" not in str(error.value)
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_only_the_loss_of_targets_needs_as_many_columns_as_classes(gradient):
+    call = whole_call(gradient)
+    call.shapes[1] = [2, 3]
+    symbol = f"{'Grad' if gradient else ''}Mean"
+    call.run(Kernel(LIBRARY, f"MultilabelMarginLossFromLabels{symbol}"))
+    with pytest.raises(RuntimeError) as error:
+        call.run(Kernel(LIBRARY, f"MultilabelMarginLoss{symbol}"))
+    assert str(error.value) == (
+        "For 'multilabel_margin_loss', the shape of 'target' must be the same as that of 'input', (2, 4), but got "
+        "(2, 3)."
+    )
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("reduction", ["None", "Mean", "Sum"])
 def test_a_target_out_of_range_is_an_error_of_the_function_that_was_called(function, reduction):
     name, target = FUNCTIONS[function]
-    arrays = [np.zeros((2, 4), np.float32), np.array([[1, -1, 9], [0, 2, 4]], np.int32)]
+    arrays = [np.zeros((2, 4), np.float32), np.array([[1, -1, 9, 9], [0, 2, 4, 0]], np.int32)]
     loss = np.zeros(2 if reduction == "None" else (), np.float32)
     message = (
         f"For '{name}', a value of '{target}' must be less than the number of classes, 4, but got {target}[1][2] = 4."

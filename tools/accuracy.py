@@ -97,8 +97,8 @@ def units(actual, expected, dtype):
 
 def kernels(library):
     """A function that gives loss and gradient by the kernels of a library."""
-    forward = Kernel(library, "MultilabelMarginLossNone")
-    backward = Kernel(library, "MultilabelMarginLossGradNone")
+    forward = Kernel(library, "MultilabelMarginLossFromLabelsNone")
+    backward = Kernel(library, "MultilabelMarginLossFromLabelsGradNone")
 
     def run(x, target):
         loss, gradient = np.zeros(1, x.dtype), np.zeros((1, x.size), x.dtype)

@@ -79,6 +79,8 @@ def make_case(seed, index, functions=tuple(FUNCTIONS)):
         targets = rng.integers(1, 4)  # as there are where the classes are many
     targets = min(int(targets), most)
     labels = max(most, 1) if rng.integers(2) else max(1, targets + int(rng.integers(3)))
+    if function == "MultilabelMarginLoss":
+        labels = classes + int(rng.integers(100) == 0)  # otherwise an error
     labels = 0 if rng.integers(100) == 0 else labels
     dtype = rng.choice((np.float16, np.float32))
     target = rng.integers(-(2**31), 2**31, (rows, labels)).astype(np.int32)
@@ -155,10 +157,12 @@ def meet_margins(input, targets):
 def expected_error(case, targets_are_checked=True):
     """What the kernel must say, or None."""
     classes = case["input"].shape[-1]
+    if case["function"] == "MultilabelMarginLoss" and case["target"].shape[-1] != classes:
+        return "the shape of 'target' must be the same as that of 'input'"
     if classes == 0:
         return "the number of classes must be positive"
     if case["target"].shape[-1] == 0:
-        return "must have at least one label"
+        return "must have a label or a negative value"
     if case["surplus"]:
         return "elements, but got shape"
     if not targets_are_checked:

@@ -172,9 +172,10 @@ def check_against_reference(device, library, mismatches, rng, sizes=None):
         reduction = REDUCTIONS[rng.integers(3)]
         dout = np.asarray(rng.standard_normal(len(input) if reduction == "none" else ()), input.dtype)
         expected = expectation(input, target, reduction, dout)
+        function = "MultilabelMarginLoss" + ("" if target.shape == input.shape else "FromLabels")
         for symbol, inputs, result in (
-            ("MultilabelMarginLoss", (input, target), expected[0]),
-            ("MultilabelMarginLossGrad", (input, target, dout), expected[1]),
+            (function, (input, target), expected[0]),
+            (f"{function}Grad", (input, target, dout), expected[1]),
         ):
             full_name = f"{symbol}{reduction.capitalize()}, {name}"
             actual, intact, same = run_kernel(device, library, symbol + reduction.capitalize(), inputs, result.shape)

@@ -79,9 +79,9 @@ struct Kernels {
 };
 
 const Kernels kReductions[] = {
-    {"none", true, MultilabelMarginLossNone, MultilabelMarginLossGradNone},
-    {"mean", false, MultilabelMarginLossMean, MultilabelMarginLossGradMean},
-    {"sum", false, MultilabelMarginLossSum, MultilabelMarginLossGradSum},
+    {"none", true, MultilabelMarginLossFromLabelsNone, MultilabelMarginLossFromLabelsGradNone},
+    {"mean", false, MultilabelMarginLossFromLabelsMean, MultilabelMarginLossFromLabelsGradMean},
+    {"sum", false, MultilabelMarginLossFromLabelsSum, MultilabelMarginLossFromLabelsGradSum},
 };
 
 // The loss and the gradient of a batch in a mode, bit by bit.

@@ -7,8 +7,9 @@
 
 using Kernel = int(int, void **, int *, int64_t **, const char **, void *, void *);
 extern "C" {
-Kernel MultilabelMarginLossNone, MultilabelMarginLossMean, MultilabelMarginLossSum;
-Kernel MultilabelMarginLossGradNone, MultilabelMarginLossGradMean, MultilabelMarginLossGradSum;
+Kernel MultilabelMarginLossFromLabelsNone, MultilabelMarginLossFromLabelsMean, MultilabelMarginLossFromLabelsSum;
+Kernel MultilabelMarginLossFromLabelsGradNone, MultilabelMarginLossFromLabelsGradMean,
+    MultilabelMarginLossFromLabelsGradSum;
 void MultilabelMarginLossSetThreads(int threads);
 }
 
@@ -39,7 +40,7 @@ struct Batch {
     int64_t *shapes[] = {input_shape, target_shape, loss_shape};
     int ndims[] = {2, 2, 0};
     const char *dtypes[] = {"float32", "int32", "float32"};
-    MultilabelMarginLossMean(3, params, ndims, shapes, dtypes, nullptr, nullptr);
+    MultilabelMarginLossFromLabelsMean(3, params, ndims, shapes, dtypes, nullptr, nullptr);
   }
 
   void Backward() {
@@ -48,6 +49,6 @@ struct Batch {
     int64_t *shapes[] = {input_shape, target_shape, dout_shape, input_shape};
     int ndims[] = {2, 2, 0, 2};
     const char *dtypes[] = {"float32", "int32", "float32", "float32"};
-    MultilabelMarginLossGradMean(4, params, ndims, shapes, dtypes, nullptr, nullptr);
+    MultilabelMarginLossFromLabelsGradMean(4, params, ndims, shapes, dtypes, nullptr, nullptr);
   }
 };
