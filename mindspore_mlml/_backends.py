@@ -40,9 +40,11 @@ def problem_of(kernel: str) -> Optional[str]:
     """Why MindSpore cannot use a kernel, or None."""
     if kernel == "hybrid":
         return _problem_of_akg()
-    if kernel == "host":
-        return _problem_of_library("cpu")
-    return _problem_of_library(kernel) or _problem_of_aot(kernel) if kernel in LIBRARIES else None
+    problem = _problem_of_library("cpu" if kernel == "host" else kernel) if kernel in (*LIBRARIES, "host") else None
+    if problem is None and kernel in LIBRARIES:
+        problem = _problem_of_aot(kernel)
+    # Without the bytes of a path that are no characters: they cannot be printed.
+    return problem and problem.encode(errors="backslashreplace").decode()
 
 
 def _problem_of_library(kernel):
@@ -56,19 +58,32 @@ def _problem_of_aot(kernel):
     """Why MindSpore cannot load a library that can be loaded."""
     if sys.platform == "win32":
         return "On Windows, MindSpore does not load libraries of operators."
-    if ":" in str(LIBRARIES[kernel]):
-        return (
-            "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: "
-            f"{LIBRARIES[kernel]}"
-        )
-    return None
+    library = LIBRARIES[kernel]
+    if ":" in str(library):
+        fault = "has a ':' in it"
+    elif not _is_utf8(library):
+        fault = "is not UTF-8"
+    else:
+        return None
+    return f"MindSpore cannot load a library whose path {fault}, install mindspore_mlml elsewhere: {library}"
+
+
+def _is_utf8(path):
+    """Whether MindSpore, which encodes each string as UTF-8, means the same file as Python."""
+    try:
+        return str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:  # a byte that is none of a character
+        return False
 
 
 def _problem_of_loading(library):
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return f"The CPU kernels cannot be loaded, install mindspore_mlml again on this machine: {error}."
+        advice = "install mindspore_mlml again on this machine"
+        if "failed to map segment" in str(error):
+            advice = "this file system is mounted noexec, or SELinux forbids to run its files; install it elsewhere"
+        return f"The CPU kernels cannot be loaded, {advice}: {error}."
     return None
 
 
