@@ -6,13 +6,13 @@ import importlib.util
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import NamedTuple, Optional
 
 import mindspore as ms
 from mindspore._c_expression import MSContext
 
-PACKAGE = Path(__file__).parent
+from mindspore_mlml._folder import PACKAGE, is_utf8
+
 LIBRARIES = {"cpu": PACKAGE / ("_cpu.dll" if sys.platform == "win32" else "_cpu.so"), "cuda": PACKAGE / "_cuda.so"}
 
 # The device targets that each kernel runs on.
@@ -61,19 +61,11 @@ def _problem_of_aot(kernel):
     library = LIBRARIES[kernel]
     if ":" in str(library):
         fault = "has a ':' in it"
-    elif not _is_utf8(library):
-        fault = "is not UTF-8"
+    elif not is_utf8(library):
+        fault = "is not UTF-8 (nor compile graphs while that path is in sys.path)"
     else:
         return None
     return f"MindSpore cannot load a library whose path {fault}, install mindspore_mlml elsewhere: {library}"
-
-
-def _is_utf8(path):
-    """Whether MindSpore, which encodes each string as UTF-8, means the same file as Python."""
-    try:
-        return str(path).encode() == os.fsencode(path)
-    except UnicodeEncodeError:  # a byte that is none of a character
-        return False
 
 
 def _problem_of_loading(library):
