@@ -105,8 +105,10 @@ class BuildKernels(build_ext):
             self._build(library, built, ext.depends, commands(ext, built), build)
         except NvccError as error:
             if not ext.optional:
-                raise SystemExit(f"MLML_WITH_CUDA=1, but the CUDA kernels cannot be built: {error}") from None
-            print(f"The CUDA kernels are left out, as MLML_WITH_CUDA=0 leaves them out without a try: {error}")
+                raise SystemExit(
+                    f"MLML_WITH_CUDA=1, but the CUDA kernels cannot be built: {error} MLML_WITH_CUDA=0 leaves them out."
+                ) from None
+            print(f"The CUDA kernels are left out: {error} MLML_WITH_CUDA=0 leaves them out without a try.")
             self._remove(ext.name)
         else:
             self._install(library, Path(self.get_ext_filename(ext.name)))

@@ -6,13 +6,15 @@ import importlib.util
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 import mindspore as ms
 from mindspore._c_expression import MSContext
 
-from mindspore_mlml._folder import PACKAGE, is_utf8
+from mindspore_mlml import _folder
 
+PACKAGE = Path(__file__).parent
 LIBRARIES = {"cpu": PACKAGE / ("_cpu.dll" if sys.platform == "win32" else "_cpu.so"), "cuda": PACKAGE / "_cuda.so"}
 
 # The device targets that each kernel runs on.
@@ -43,8 +45,7 @@ def problem_of(kernel: str) -> Optional[str]:
     problem = _problem_of_library("cpu" if kernel == "host" else kernel) if kernel in (*LIBRARIES, "host") else None
     if problem is None and kernel in LIBRARIES:
         problem = _problem_of_aot(kernel)
-    # Without the bytes of a path that are no characters: they cannot be printed.
-    return problem and problem.encode(errors="backslashreplace").decode()
+    return problem and problem.replace(str(PACKAGE), _folder.NAME)
 
 
 def _problem_of_library(kernel):
@@ -61,7 +62,7 @@ def _problem_of_aot(kernel):
     library = LIBRARIES[kernel]
     if ":" in str(library):
         fault = "has a ':' in it"
-    elif not is_utf8(library):
+    elif not _folder.IS_UTF8:
         fault = "is not UTF-8 (nor compile graphs while that path is in sys.path)"
     else:
         return None
@@ -74,7 +75,8 @@ def _problem_of_loading(library):
     except OSError as error:
         advice = "install mindspore_mlml again on this machine"
         if "failed to map segment" in str(error):
-            advice = "this file system is mounted noexec, or SELinux forbids to run its files; install it elsewhere"
+            cause = "this file system is mounted noexec, or SELinux forbids to run its files"
+            advice = f"{cause}; install mindspore_mlml elsewhere"
         return f"The CPU kernels cannot be loaded, {advice}: {error}."
     return None
 

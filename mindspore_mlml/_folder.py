@@ -1,14 +1,15 @@
-"""The folder of the package, whose path may have bytes that are not UTF-8, as MindSpore takes all paths to be."""
+"""The folder of the package, whose path may have bytes that are not UTF-8. MindSpore takes all paths to be UTF-8."""
 
 import os
 import sys
 from pathlib import Path
 
 _package = sys.modules[__package__]
-PACKAGE = Path(_package.__file__).parent
+_FOLDER = Path(_package.__file__).parent
+NAME = str(_FOLDER).encode(errors="backslashreplace").decode()  # for messages
 
 
-def is_utf8(path) -> bool:
+def _is_utf8(path):
     """Whether a path names the same file for MindSpore as for Python."""
     try:
         return str(path).encode() == os.fsencode(path)
@@ -16,7 +17,8 @@ def is_utf8(path) -> bool:
         return False
 
 
-# MindSpore reads the file name of each bprop and of each function in a graph. On Linux the folder has another name as
-# well: the modules after this one are imported from there.
-if sys.platform == "linux" and not is_utf8(PACKAGE):
-    _package.__path__[:] = [f"/proc/self/fd/{os.open(PACKAGE, os.O_RDONLY)}"]
+IS_UTF8 = _is_utf8(_FOLDER)
+# MindSpore reads the file name of each bprop and of each function in a graph. On Linux the folder has another name, as
+# long as the process lives: the modules after this one are imported from there.
+if sys.platform == "linux" and not IS_UTF8:
+    _package.__path__[:] = [f"/proc/self/fd/{os.open(_FOLDER, os.O_RDONLY)}"]
