@@ -187,11 +187,10 @@ def test_kernels_built_with_fast_math_compute_the_same_bits(tmp_path):
     assert run_python("-c", IN_A_PROGRAM, library) == "True True [ True]\n"
     for isa in isas(library):
         assert run_python("-c", IN_A_PROGRAM, library, MLML_SIMD=isa) == "True True [ True]\n"
-        grids = [run_python("-m", "tests.support.kernel_grid", path, MLML_SIMD=isa) for path in (library, *BUILT)]
-        assert len(set(grids)) == 1, isa
-
-
-BUILT = (LIBRARIES["cpu"],)
+        grid = [
+            run_python("-m", "tests.support.kernel_grid", path, MLML_SIMD=isa) for path in (library, LIBRARIES["cpu"])
+        ]
+        assert grid[0] == grid[1], isa
 
 
 def isas(library):
@@ -208,8 +207,7 @@ def test_kernels_built_without_optimization_and_with_coverage_work(tmp_path, che
     library = tmp_path / "_cpu.so"
     shutil.copy(checkout / "mindspore_mlml" / "_cpu.so", library)
     for isa in isas(library):
-        grids = [run_python("-m", "tests.support.kernel_grid", path, MLML_SIMD=isa) for path in (library, *BUILT)]
-        assert len(set(grids)) == 1, isa
+        run_python("-m", "tests.support.kernel_grid", library, MLML_SIMD=isa)  # compares with the reference
     assert list(checkout.rglob("*.gcda"))
 
 
