@@ -1,14 +1,16 @@
 """Compiles the kernels of custom_ops/ into the package. Everything else about the build stands in pyproject.toml.
 
-Environment variables: CXX, CXXFLAGS and LDFLAGS as everywhere; MLML_WITH_CPU and MLML_WITH_CUDA, 0 to do without these
-kernels and 1 to insist on them; _PYTHON_HOST_PLATFORM, with a CXX for it, builds for another platform
-(tools/build_wheels.py).
+Environment variables: CXX, CXXFLAGS and LDFLAGS as everywhere; CUDA_HOME or CUDA_PATH, the folder of the CUDA toolkit;
+MLML_WITH_CPU and MLML_WITH_CUDA, 0 to do without these kernels and 1 to insist on them; _PYTHON_HOST_PLATFORM, with a
+CXX for it, builds for another platform (tools/build_wheels.py).
 """
 
 import functools
+import hashlib
 import logging
 import os
 import platform
+import re
 import runpy
 import shlex
 import shutil
@@ -17,10 +19,17 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import setuptools
 from setuptools import Distribution, Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.modified import newer_group
+
+NEEDED = int(re.search(r"setuptools>=(\d+)", Path("pyproject.toml").read_text(encoding="utf-8"))[1])
+if int(setuptools.__version__.split(".")[0]) < NEEDED:
+    raise SystemExit(
+        f"mindspore_mlml needs setuptools {NEEDED} or later to be built, but this is setuptools "
+        f"{setuptools.__version__}: pip install 'setuptools>={NEEDED}', or install without --no-build-isolation."
+    )
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402, an older setuptools does not have it
 
 # What is built for: linux-x86_64, macosx-11.0-arm64, win-amd64, …
 SYSTEM, _, MACHINE = sysconfig.get_platform().replace("universal2", platform.machine()).partition("-")
@@ -32,7 +41,7 @@ ROWS = str(KERNELS / "cpu" / "row.cpp")  # compiled once for each instruction se
 ISA_FLAGS = runpy.run_path(str(KERNELS / "cpu" / "isa_flags.py"))["isa_flags"](MACHINE)
 
 NO_COMPILER = """
-mindspore_mlml compiles its CPU kernels and needs a C++17 compiler, but '{compiler}' was not found.
+mindspore_mlml compiles its CPU kernels and needs a C++17 compiler, but '{compiler}' {problem}.
 Install one and try again:
     Debian, Ubuntu      apt-get install g++
     Fedora, openEuler   dnf install gcc-c++
@@ -48,22 +57,22 @@ mindspore_mlml is installed without its CPU kernels: the loss is composed of Min
 A wheel has the kernels. To build them, name a clang++ or g++ in the environment variable CXX.
 """
 
-# Python's own flags ask for debug information, most of a library's size; CXXFLAGS=-g brings it back.
-FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# The user's flags follow these and so override them. Debug information, which Python's own flags ask for, is most of a
+# library's size; CXXFLAGS=-g brings it back.
+FLAGS = ["-O3", "-g0", "-Wall", "-Wextra"]
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
 # Clang warns that C has no such type as MindSpore wants a shape in.
 FLAGS += ["-Wno-return-type-c-linkage"]
-LINK_FLAGS = ["-shared"]
+# These follow the user's flags: the kernels depend on them. The flags that end in "math", and -fsigned-zeros, undo
+# -ffast-math and all that it consists of; for the linker, too: GCC would link code that makes denormal numbers 0.
+NEEDED_FLAGS = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fno-associative-math"]
+NEEDED_FLAGS += ["-fno-reciprocal-math", "-fsigned-zeros", "-std=c++17", "-fvisibility=hidden"]
 if SYSTEM != "win":
-    FLAGS += ["-fPIC", "-pthread"]
-    # Hardened as distributors do.
-    FLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
-    LINK_FLAGS += ["-pthread"]
+    FLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]  # hardened as distributors do
+    NEEDED_FLAGS += ["-fPIC", "-pthread"]
 # It stays when MindSpore has freed its last kernel and closes it: helper threads wait in its code.
 LINKER_FLAGS = f"-z,relro,-z,now,-z,noexecstack,-z,nodelete,--version-script={EXPORTS}"
-if SYSTEM == "linux":
-    LINK_FLAGS += [f"-Wl,{LINKER_FLAGS}"]
 
 # Machine code is made for those of these that the toolkit knows, and PTX, which later GPUs can use, for the newest.
 CUDA_ARCHITECTURES = (60, 70, 75, 80, 86, 89, 90, 100, 120)
@@ -76,24 +85,49 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split("."))) + (".dll" if SYSTEM == "win" else ".so")
 
     def run(self):
-        built = {ext.name for ext in self.extensions or ()}
-        for name in {"mindspore_mlml._cpu", "mindspore_mlml._cuda"} - built:  # that an earlier build left
-            for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
-                Path(folder, self.get_ext_filename(name)).unlink(missing_ok=True)
+        for name in {"mindspore_mlml._cpu", "mindspore_mlml._cuda"} - {ext.name for ext in self.extensions or ()}:
+            self._remove(name)
         super().run()
+
+    def _remove(self, name):
+        """Removes the library that an earlier build left."""
+        for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
+            Path(folder, self.get_ext_filename(name)).unlink(missing_ok=True)
 
     def build_extension(self, ext):
         library = Path(self.get_ext_fullpath(ext.name))
-        library.parent.mkdir(parents=True, exist_ok=True)
-        if not self.force and not newer_group(ext.depends, str(library)):
-            print(f"{library} is up to date.")
+        # Beside the library, some linkers write what does not belong into a wheel.
+        built = Path(self.build_temp, library.name)
+        for folder in (library.parent, built.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        commands, build = (cuda_commands, run_nvcc) if ext.name.endswith("_cuda") else (cpu_commands, run_compiler)
+        try:
+            self._build(library, built, ext.depends, commands(ext, built), build)
+        except NvccError as error:
+            if not ext.optional:
+                raise SystemExit(
+                    f"MLML_WITH_CUDA=1, but the CUDA kernels cannot be built: {error} MLML_WITH_CUDA=0 leaves them out."
+                ) from None
+            print(f"The CUDA kernels are left out: {error} MLML_WITH_CUDA=0 leaves them out without a try.")
+            self._remove(ext.name)
         else:
-            # Beside the library, some linkers write what does not belong into a wheel.
-            built = Path(self.build_temp, library.name)
-            built.parent.mkdir(parents=True, exist_ok=True)
-            build_cuda(ext, built) if ext.name.endswith("_cuda") else build_cpu(ext, built)
-            shutil.move(built, library)
-        self._install(library, Path(self.get_ext_filename(ext.name)))
+            self._install(library, Path(self.get_ext_filename(ext.name)))
+
+    def _build(self, library, built, sources, commands, build):
+        """Builds a library, unless the same commands built it from the same sources. The last command links."""
+        versions = [version_of(compiler_command()), version_of(commands[-1][:1])]
+        contents = [Path(source).read_bytes() for source in sources if Path(source).is_file()]
+        fingerprint = hashlib.sha256(repr((commands, versions, contents)).encode()).hexdigest()
+        stamp = built.with_suffix(".stamp")
+        if not self.force and library.exists() and stamp.exists() and stamp.read_text() == fingerprint:
+            print(f"{library} is up to date.")
+            return
+        stamp.unlink(missing_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(build, commands[:-1]))
+        build(commands[-1])
+        shutil.move(built, library)
+        stamp.write_text(fingerprint)
 
     def _install(self, source, to):
         """Puts a library into the package, and into that of the checkout, which is what `python -m mindspore_mlml`
@@ -131,38 +165,61 @@ def find_compiler():
     return compiler_command()
 
 
+def words_of(command):
+    """The words of a command or of flags. -Ofast, which -fno-fast-math does not undo for the linker, becomes -O3."""
+    return ["-O3" if word == "-Ofast" else word for word in shlex.split(command)]
+
+
 def compiler_command():
-    return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
+    return words_of(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
-def run(command):
+def version_of(compiler):
+    try:
+        return subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    except OSError as error:
+        return error.strerror
+
+
+def run_compiler(command):
     logging.info("%s", shlex.join(command))
-    if subprocess.run(command, check=False).returncode != 0:
-        raise SystemExit(f"{command[0]} failed: see above.")
+    try:
+        if subprocess.run(command, check=False).returncode == 0:
+            return
+        problem = "failed: its messages are above"
+        if "-c" not in command:
+            problem += "; gcc and clang, as C compilers, cannot link C++: name g++ or clang++"
+    except OSError as error:
+        problem = f"cannot be run: {error.strerror}"
+    raise SystemExit(NO_COMPILER.format(compiler=shlex.join(compiler_command()), problem=problem))
 
 
-def build_cpu(ext, library):
-    """Builds the CPU kernels, with object files beside the library."""
+def cpu_commands(ext, library):
+    """The commands that build the CPU kernels, with object files beside the library. The last one links."""
     compiler = find_compiler()
     if shutil.which(compiler[0]) is None:
-        raise SystemExit(NO_COMPILER.format(compiler=compiler[0]))
+        raise SystemExit(NO_COMPILER.format(compiler=compiler[0], problem="was not found"))
     # In this order: where the linker finds a function of the standard library in several of the objects, it takes the
     # first, which every processor must be able to run.
     # All but the inner loops: at -O3 it would be twice as large, and no faster.
     small = ["-Os"]
-    jobs = [(source, library.with_name(Path(source).stem + ".o"), small) for source in ext.sources if source != ROWS]
-    jobs += [
-        (ROWS, library.with_name(f"row_{isa}.o"), [f"-DMLML_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()
+    jobs = [(source, Path(source).stem, small, []) for source in ext.sources if source != ROWS]
+    jobs += [(ROWS, f"row_{isa}", [], [f"-DMLML_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()]
+    objects = [str(library.with_name(f"{name}.o")) for _, name, _, _ in jobs]
+    own, linker = (words_of(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
+    linking = []
+    if SYSTEM == "linux":
+        linking += [f"-Wl,{LINKER_FLAGS}"]
+        # Nothing may be missing, but for a sanitizer's functions: they may be the program's.
+        if not any("-fsanitize" in word for word in [*compiler, *own, *linker]):
+            linking += ["-Wl,-z,defs"]
+    return [
+        *(
+            [*compiler, *FLAGS, *before, *own, *after, *NEEDED_FLAGS, "-c", source, "-o", to]
+            for (source, _, before, after), to in zip(jobs, objects)
+        ),
+        [*compiler, *own, *linking, *linker, *objects, *NEEDED_FLAGS, "-shared", "-o", str(library)],
     ]
-    own = shlex.split(os.environ.get("CXXFLAGS", ""))  # the user's last, so that they win
-
-    def build(source, to, flags):
-        run([*compiler, *FLAGS, *flags, *own, "-c", source, "-o", str(to)])
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: build(*job), jobs))
-    objects = [str(to) for _, to, _ in jobs]
-    run([*compiler, *LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), *objects, "-o", str(library)])
 
 
 @functools.cache
@@ -171,37 +228,57 @@ def find_nvcc():
     want = wanted("CUDA")
     if want == "0" or SYSTEM != "linux":
         return None
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
-    paths = [shutil.which("nvcc"), *(Path(home, "bin", "nvcc") for home in [*homes, "/usr/local/cuda"])]
+    home = next((name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)), None)
+    if home:
+        paths, problem = [Path(os.environ[home], "bin", "nvcc")], f"there is no bin/nvcc in {home}={os.environ[home]}"
+    else:
+        paths, problem = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"], "nvcc was not found"
     nvcc = next((str(path) for path in paths if path and Path(path).exists()), None)
     if nvcc is None and want == "1":
         raise SystemExit(
-            "MLML_WITH_CUDA=1, but nvcc was not found: install the CUDA toolkit, and put nvcc on the PATH or name the "
+            f"MLML_WITH_CUDA=1, but {problem}: install the CUDA toolkit, and put nvcc on the PATH or name the "
             "toolkit's folder in the environment variable CUDA_HOME."
         )
     if nvcc is None:
-        print("nvcc was not found: the CUDA kernels are not built.")
+        print(f"The CUDA kernels are not built: {problem}.")
     return nvcc
 
 
-def cuda_flags(known):
-    """What to generate code for, given the output of ``nvcc --list-gpu-arch``."""
-    architectures = [number for number in CUDA_ARCHITECTURES if f"compute_{number}" in known.split()]
-    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
-    return [*flags, f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}"]
+class NvccError(Exception):
+    """What nvcc said when it failed, in one line."""
 
 
-def build_cuda(ext, library):
-    """Builds the CUDA kernels."""
+def run_nvcc(command):
+    """Runs nvcc; returns what it printed."""
+    logging.info("%s", shlex.join(command))
+    try:
+        environment = {**os.environ, "LC_ALL": "C"}
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    except OSError as error:
+        raise NvccError(f"{command[0]} cannot be run: {error.strerror}.") from None
+    output = result.stdout.decode("ascii", "backslashreplace")
+    if result.returncode == 0:
+        return output
+    print(output)
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or [f"exit status {result.returncode}"]
+    said = next((line for line in lines if re.search("error|fatal", line, re.IGNORECASE)), lines[-1])
+    raise NvccError(f"{command[0]} failed and said '{said}'.")
+
+
+def cuda_commands(ext, library):
+    """The command that builds the CUDA kernels."""
     nvcc = find_nvcc()
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-    host = compiler_command()[0]
-    command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host}", *cuda_flags(known)]
-    command += [
-        "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
-        f"-Xlinker={LINKER_FLAGS}",
-    ]
-    run([*command, "-o", str(library), *ext.sources])
+    known = run_nvcc([nvcc, "--list-gpu-arch"]).split()
+    architectures = [number for number in CUDA_ARCHITECTURES if f"compute_{number}" in known]
+    if not architectures:
+        raise NvccError(f"{nvcc} knows none of the architectures {CUDA_ARCHITECTURES}.")
+    generate = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
+    generate += [f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}"]
+    # Of "ccache g++" or "env NAME=value g++ -m64" the last program is the compiler.
+    host = next(word for word in reversed(compiler_command()) if shutil.which(word) or word == compiler_command()[0])
+    command = [nvcc, "-std=c++17", "-O3", "-shared", "--threads=0", f"-ccbin={host}", *generate]
+    command += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", f"-Xlinker={LINKER_FLAGS}"]
+    return [[*command, "-o", str(library), *ext.sources]]
 
 
 class Wheel(bdist_wheel):
@@ -225,6 +302,7 @@ def kernels(folder, pattern):
         sources=sorted(str(path) for path in (KERNELS / folder).glob(pattern)),
         depends=["setup.py", *(str(path) for path in [*KERNELS.glob("*.*"), *(KERNELS / folder).iterdir()])],
         language="c++",
+        optional=folder == "cuda" and wanted("CUDA") != "1",
     )
 
 
@@ -235,4 +313,5 @@ setup(
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
     distclass=Kernels,
+    options={"build_py": {"force": True}},  # an older release may have left newer files in build/
 )

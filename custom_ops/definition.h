@@ -14,6 +14,11 @@
 #include <cmath>
 #include <cstdint>
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
+    defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+#error "The kernels need NaN, infinities and sums in their order: compile without -ffast-math, -Ofast and parts of them."
+#endif
+
 #if defined(__CUDACC__)
 #define MLML_HOST_DEVICE __host__ __device__
 #else

@@ -1,5 +1,8 @@
 """The multi-label margin loss for MindSpore."""
 
+from mindspore_mlml import _folder  # noqa: F401  before all else of the package: it may import that under another name
+
+# isort: split
 from importlib.metadata import PackageNotFoundError, version
 
 from mindspore_mlml._patch import patch

@@ -12,6 +12,8 @@ from typing import NamedTuple, Optional
 import mindspore as ms
 from mindspore._c_expression import MSContext
 
+from mindspore_mlml import _folder
+
 PACKAGE = Path(__file__).parent
 LIBRARIES = {"cpu": PACKAGE / ("_cpu.dll" if sys.platform == "win32" else "_cpu.so"), "cuda": PACKAGE / "_cuda.so"}
 
@@ -40,9 +42,10 @@ def problem_of(kernel: str) -> Optional[str]:
     """Why MindSpore cannot use a kernel, or None."""
     if kernel == "hybrid":
         return _problem_of_akg()
-    if kernel == "host":
-        return _problem_of_library("cpu")
-    return _problem_of_library(kernel) or _problem_of_aot(kernel) if kernel in LIBRARIES else None
+    problem = _problem_of_library("cpu" if kernel == "host" else kernel) if kernel in (*LIBRARIES, "host") else None
+    if problem is None and kernel in LIBRARIES:
+        problem = _problem_of_aot(kernel)
+    return problem and problem.replace(str(PACKAGE), _folder.NAME)
 
 
 def _problem_of_library(kernel):
@@ -56,19 +59,25 @@ def _problem_of_aot(kernel):
     """Why MindSpore cannot load a library that can be loaded."""
     if sys.platform == "win32":
         return "On Windows, MindSpore does not load libraries of operators."
-    if ":" in str(LIBRARIES[kernel]):
-        return (
-            "MindSpore cannot load a library whose path has a ':' in it, install mindspore_mlml elsewhere: "
-            f"{LIBRARIES[kernel]}"
-        )
-    return None
+    library = LIBRARIES[kernel]
+    if ":" in str(library):
+        fault = "has a ':' in it"
+    elif not _folder.IS_UTF8:
+        fault = "is not UTF-8 (nor compile graphs while that path is in sys.path)"
+    else:
+        return None
+    return f"MindSpore cannot load a library whose path {fault}, install mindspore_mlml elsewhere: {library}"
 
 
 def _problem_of_loading(library):
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return f"The CPU kernels cannot be loaded, install mindspore_mlml again on this machine: {error}."
+        advice = "install mindspore_mlml again on this machine"
+        if "failed to map segment" in str(error):
+            cause = "this file system is mounted noexec, or SELinux forbids to run its files"
+            advice = f"{cause}; install mindspore_mlml elsewhere"
+        return f"The CPU kernels cannot be loaded, {advice}: {error}."
     return None
 
 

@@ -11,6 +11,10 @@ class Custom(ops.Custom):
     def _check_platform(self):
         pass
 
+    def _update_func_imply_path(self):
+        """The path of a function's source, for the operator's name alone. It may have bytes that are no characters."""
+        return super()._update_func_imply_path().encode(errors="backslashreplace").decode()
+
 
 def aot(symbol, target, inputs, outputs, out_shape, out_dtype, bprop):
     """The operator of a symbol of a library ("path:name") for a device target."""

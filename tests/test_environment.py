@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mindspore_mlml import _backends
 from mindspore_mlml._backends import PACKAGE
 
 CALLS = """
@@ -108,6 +109,69 @@ def test_where_they_cannot_be_used_and_are_wanted_a_call_says_what_to_do(place, 
     assert smoke_test.returncode == 1
     (verdict,) = (line for line in smoke_test.stdout.splitlines() if line.startswith("None is in use here. "))
     assert message.format(folder / "mindspore_mlml" / "_cpu.so") in verdict
+
+
+NOT_UTF8 = os.fsdecode(b"na\xefve")
+# MindSpore itself compiles no graph while such a path is in sys.path.
+IMPORTED_THEN_FORGOTTEN = f"""
+import sys
+import mindspore_mlml
+from mindspore_mlml._backends import kernel_in_use
+print(kernel_in_use())
+sys.path.remove(sys.argv[1])
+{CALLS}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such paths")
+@pytest.mark.parametrize("kernels", ["host", "composed"])
+def test_the_package_works_where_paths_are_not_utf8(kernels, tmp_path, clean_environment):
+    folder = copy_of_package(tmp_path / NOT_UTF8, shutil.ignore_patterns("*.so") if kernels == "composed" else None)
+    (tmp_path / "calls.py").write_text(IMPORTED_THEN_FORGOTTEN)
+    result = run_in(folder, clean_environment, str(tmp_path / "calls.py"), str(folder))
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [kernels, *RESULTS], result.stderr
+    assert ("RuntimeWarning" in result.stderr) == (kernels == "composed")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such paths")
+def test_a_path_that_is_not_utf8_is_the_reason(tmp_path, clean_environment):
+    folder = copy_of_package(tmp_path / NOT_UTF8)
+    smoke_test = run_in(folder, clean_environment, "-m", "mindspore_mlml")
+    assert "MindSpore cannot load a library whose path is not UTF-8" in smoke_test.stdout, smoke_test.stderr
+    assert r"na\udcefve/mindspore_mlml/_cpu.so" in smoke_test.stdout
+    assert "In use here, with device target CPU: host\n" in smoke_test.stdout
+    result = run_in(folder, {**clean_environment, "MLML_KERNEL": "cpu"}, "-c", CALLS)
+    assert "MLML_KERNEL=cpu, but it cannot be used. MindSpore cannot load a library whose path" in result.stdout
+
+
+NO_EXEC = "this file system is mounted noexec, or SELinux forbids to run its files"
+
+
+def test_a_library_that_cannot_be_mapped_is_no_reason_to_reinstall(monkeypatch):
+    def refuse(path):
+        raise OSError(f"{path}: failed to map segment from shared object: Operation not permitted")
+
+    monkeypatch.setattr(_backends.ctypes, "CDLL", refuse)
+    problem = _backends.problem_of("cpu")
+    assert problem.startswith(f"The CPU kernels cannot be loaded, {NO_EXEC}; install mindspore_mlml elsewhere: ")
+    assert "failed to map segment" in problem
+
+
+def test_on_a_noexec_mount_the_warning_names_noexec(tmp_path, clean_environment):
+    """In a mount namespace of the subprocess, which takes the mount with it."""
+    mount = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o noexec tmpfs . && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*mount, "true"], cwd=tmp_path, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    copy = f"import shutil; shutil.copytree({str(PACKAGE)!r}, {PACKAGE.name!r})"
+    script = (
+        f'cd "$PWD"; {sys.executable} -c "{copy}"; exec {sys.executable} -c "$CALLS"'  # "cd": into what was mounted
+    )
+    env = {**clean_environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}", "CALLS": CALLS}
+    command = [*mount, "sh", "-ec", script]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == RESULTS, result.stderr
+    assert f"The CPU kernels cannot be loaded, {NO_EXEC}; install mindspore_mlml elsewhere: {tmp_path}" in result.stderr
 
 
 def test_a_copy_of_the_package_in_another_place_works(tmp_path, clean_environment):

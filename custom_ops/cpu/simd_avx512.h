@@ -40,8 +40,8 @@ inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_ca
 template <int kMask>
 inline Floats Exchange(Floats value) {
   constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};  // of numbers 3 to 0, two bits for each
-  const Floats fours = _mm512_shuffle_f32x4(value, value, kOfFour[kMask / 4]);
-  return _mm512_permute_ps(fours, kOfFour[kMask % 4]);
+  constexpr int kFours = kOfFour[kMask / 4], kInFour = kOfFour[kMask % 4];  // constants without optimization, too
+  return _mm512_permute_ps(_mm512_shuffle_f32x4(value, value, kFours), kInFour);
 }
 
 using Lanes = __mmask16;
