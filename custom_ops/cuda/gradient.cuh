@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
       has_nan = __syncthreads_or(has_nan) != 0;
       has_nan = GradientOfOthers<kBlock>(row, begin, end, levels, ways, scale, &shared, gradient) || has_nan;
     }
-    if (problem.pieces > 1) {
+    if (kMayCut<kBlock> && problem.pieces > 1) {
       if (threadIdx.x == 0 && has_nan) atomicOr(&row_counters[0], 1u);
       for (int k = 1 + threadIdx.x; !many && k <= count; k += kBlock) {
         uint32_t sum = 0;

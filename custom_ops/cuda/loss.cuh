@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     const double loss = RowSum(sum) / static_cast<double>(problem.classes);
     total += loss;
     if (threadIdx.x == 0 && losses != nullptr) Round(loss, &losses[index]);
-    if (threadIdx.x == 0 && problem.pieces > 1) partials[item] = sum;
+    if (kMayCut<kBlock> && threadIdx.x == 0 && problem.pieces > 1) partials[item] = sum;
     __syncthreads();
   }
   if (threadIdx.x == 0 && losses == nullptr && problem.pieces == 1) partials[blockIdx.x] = {total, 0};

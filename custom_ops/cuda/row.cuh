@@ -16,6 +16,9 @@ namespace {
 
 constexpr int kThreads = 256;  // of a block, or, where the rows are short,
 constexpr int kFewThreads = 32;
+// Whether blocks of so many threads may work on a row in several pieces: short rows are never cut.
+template <int kBlock>
+constexpr bool kMayCut = kBlock != kFewThreads;
 // How many threads a multiprocessor is to run at once: it limits the registers that each may have.
 constexpr int kResidentThreads = 1024;
 // Classes whose membership in the targets is known at a time.
