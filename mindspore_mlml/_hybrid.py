@@ -15,14 +15,20 @@ from mindspore_mlml._custom import Custom
 _NAN = Tensor(np.nan, ms.float64)
 
 
+def _weights_of_targets(scores, margins, weights):
+    """For each margin, the sum of the weights of the scores that it is active with; they are as flat as the scores."""
+    shape = (margins.shape[0], -1)
+    return _active_weights(margins.reshape(-1), scores.reshape(shape), weights.reshape(shape)).reshape(margins.shape)
+
+
 def _hinge_sums_bprop(scores, margins, output, doutput):
     of_scores = _active_weights(scores, margins, ops.ones_like(margins)) * doutput
-    of_margins = _active_weights(margins, scores, doutput)
+    of_margins = _weights_of_targets(scores, margins, doutput)
     return ops.cast(of_scores, scores.dtype), ops.cast(of_margins, margins.dtype)
 
 
 def _active_weights_bprop(scores, margins, weights, output, doutput):
-    of_weights = _active_weights(margins, scores, doutput)  # it is linear in them, and piecewise constant in the rest
+    of_weights = _weights_of_targets(scores, margins, doutput)  # it is linear in them, and piecewise constant in the rest
     return ops.zeros_like(scores), ops.zeros_like(margins), ops.cast(of_weights, weights.dtype)
 
 
@@ -42,7 +48,7 @@ def _row_losses(input, target):
     is_other = ops.logical_not(_rows.is_among(is_target, index, classes))
     others = ops.select(is_other, input, ops.cast(-_rows.INFINITY, input.dtype))
     margins = ops.select(is_target, 1 - target_scores, -_rows.INFINITY)
-    losses = _hinge_sums(others, margins).sum(1) / classes
+    losses = _hinge_sums(others.reshape(-1), margins).reshape(others.shape).sum(1) / classes
 
     # What the kernels' comparisons do not show: inf - inf, and what makes the gradient NaN as well.
     is_undefined = _rows.has_infinite_difference(wide, is_other, target_scores, is_target)

@@ -12,7 +12,9 @@ import argparse
 import ast
 import importlib.util
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,11 +38,12 @@ def kernels(shapes):
     for rows, classes in shapes:
         for dtype in ("float16", "float32"):
             for kernel, (function, inputs) in KERNELS.items():
+                shapes_of_inputs = ([rows * classes], *[[rows, classes]] * (len(inputs) - 1))
                 yield {
                     "name": f"{kernel}_{dtype}_{rows}x{classes}",
                     "function": function,
-                    "inputs": [[of_input or dtype, [rows, classes]] for of_input in inputs],
-                    "output": ["float64", [rows, classes]],
+                    "inputs": [[of_input or dtype, shape] for of_input, shape in zip(inputs, shapes_of_inputs)],
+                    "output": ["float64", [rows * classes]],
                 }
 
 
@@ -146,6 +149,25 @@ def write_ptx(shapes, out):
     return launches
 
 
+def share_of_writers(launch, ptx):
+    """How many of the launched threads write an output, at least, as a part of all: a thread executes each store to
+    global memory at most once, unless it is in a loop; then nothing is known, and the share is 0."""
+    lines = ptx.splitlines()
+    labels = {line[:-1]: number for number, line in enumerate(lines) if line.endswith(":")}
+    loops = []
+    for number, line in enumerate(lines):
+        branch = re.search(r"\bbra(?:\.uni)?\s+(\S+);", line)
+        if branch and labels[branch[1]] < number:
+            loops.append(range(labels[branch[1]], number))
+    numbers_of_outputs = 0
+    for number, line in enumerate(lines):
+        if store := re.search(r"\bst\.global(?:\.v(\d))?", line):
+            if any(number in loop for loop in loops):
+                return 0
+            numbers_of_outputs += int(store[1] or 1)
+    return math.prod(launch["output"][1]) / numbers_of_outputs / math.prod(launch["grid"] + launch["block"])
+
+
 def shape(text):
     """Parses 64x1000."""
     try:
@@ -169,7 +191,8 @@ def main():
     if not arguments.out:
         parser.error("--out is required")
     for name, launch in write_ptx(arguments.shapes, arguments.out).items():
-        print(f"{name}: grid {launch['grid']}, block {launch['block']}")
+        share = share_of_writers(launch, Path(arguments.out, f"{name}.ptx").read_text())
+        print(f"{name}: grid {launch['grid']}, block {launch['block']}, of which at least {share:.1%} write an output")
 
 
 if __name__ == "__main__":

@@ -261,13 +261,14 @@ kernel.prepare(input, target, torch.empty((), device="cuda"), workspace=workspac
 
 def expected_of_hybrid(function, scores, margins, weights=None):
     """The hybrid kernels' outputs in NumPy, row by row."""
+    scores = scores.reshape(len(margins), -1)
     output = np.zeros(scores.shape)
     for row in range(len(scores)):
         for j in np.flatnonzero(margins[row] > -np.inf):
             pairs = scores[row].astype(np.float32) + margins[row, j].astype(np.float32)
             active = np.where(pairs > 0, pairs if function == "hinge_sums" else weights[row, j], 0)
             output[row] += active.astype(np.float64)
-    return output
+    return output.reshape(-1)
 
 
 def hybrid_inputs(launch, rng):

@@ -121,7 +121,6 @@ __device__ __noinline__ bool GradientOfMany(const Row<T, kSlice> &row, int64_t b
   static_assert(kClasses <= GradientShared<kBlock>::kRoom, "each class has a counter");
   bool has_nan = false;
   for (int64_t tile = begin; tile < end; tile += kClasses) {
-    __syncthreads();
     for (int i = threadIdx.x; i < kClasses; i += kBlock) shared->counts[i] = 0;
     __syncthreads();
     for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
@@ -144,6 +143,7 @@ __device__ __noinline__ bool GradientOfMany(const Row<T, kSlice> &row, int64_t b
       score[m] = -Threshold(score[m]);
     }
     const auto add_ranks = [&](int levels, bool to_targets) {
+      __syncthreads();
       int ranks[kMine];
       Rank(shared->nodes, levels, score, ranks);
 #pragma unroll
@@ -152,11 +152,12 @@ __device__ __noinline__ bool GradientOfMany(const Row<T, kSlice> &row, int64_t b
       }
     };
     for (int64_t first = 0; first < row.num_targets; first += kMost) {
+      __syncthreads();
       const auto count = static_cast<int>(TreeCount<kBlock>(row.num_targets - first));
       add_ranks(BuildTargetTree<kBlock>(row, first, count, shared), false);
     }
     // x_i > q exactly if -x_i < -q: the ranks of -q among the -x_i of the other classes are what is asked for.
-    const bool search_classes = __syncthreads_or(!kSlice && any_target) != 0;
+    const bool search_classes = !kSlice && __syncthreads_or(any_target) != 0;
     for (int64_t first = 0; search_classes && first < row.classes; first += kMost) {
       const auto count = static_cast<int>(TreeCount<kBlock>(row.classes - first));
       MarkTargets<kBlock>(row, first, count, shared);
@@ -205,7 +206,6 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     const int64_t end = begin + problem.piece < problem.classes ? begin + problem.piece : problem.classes;
     T *gradient = gradients + index * problem.classes;
     uint32_t *row_counters = counters + index * kCounters;
-    __syncthreads();
     const Row<T> row = ReadRow<kBlock>(problem, index, &shared);
     if (row.out_of_range || row.num_targets == 0) {
       Fill<kBlock>(gradient, begin, end, row.out_of_range ? NAN : 0.0);
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
       has_nan = __syncthreads_or(has_nan) != 0;
       has_nan = GradientOfOthers<kBlock>(row, begin, end, levels, ways, scale, &shared, gradient) || has_nan;
     }
-    if (problem.pieces > 1) {
+    if (kMayCut<kBlock> && problem.pieces > 1) {
       if (threadIdx.x == 0 && has_nan) atomicOr(&row_counters[0], 1u);
       for (int k = 1 + threadIdx.x; !many && k <= count; k += kBlock) {
         uint32_t sum = 0;
@@ -233,7 +233,6 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
         if (sum > 0) atomicAdd(&row_counters[k], sum);
       }
     } else if (has_nan) {
-      __syncthreads();
       Fill<kBlock>(gradient, begin, end, NAN);
     } else if (!many) {
       AddUp<kBlock>(count, ways, &shared);

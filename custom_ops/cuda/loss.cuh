@@ -20,6 +20,7 @@ struct LossShared : Tree<kBlock> {
   Line lines[Tree<kBlock>::kPlaces];
 };
 
+// A barrier must follow before the lines are read.
 template <int kBlock>
 __device__ void BuildLines(int count, LossShared<kBlock> *shared) {
   double sums[kItems], sum = 0, before;
@@ -38,13 +39,11 @@ __device__ void BuildLines(int count, LossShared<kBlock> *shared) {
     const float base = shared->sorted[(1 << (31 - __clz(k))) - 1];
     shared->lines[k] = {base, static_cast<float>(static_cast<double>(k) * base - (before + sums[item]))};
   }
-  __syncthreads();
 }
 
-// The sum of every thread's value, known to all.
+// The sum of every thread's value, known to all. A barrier must separate it from earlier uses of the tree.
 template <int kBlock>
 __device__ double BlockSum(double value, Tree<kBlock> *tree) {
-  __syncthreads();
   const double sum = typename Tree<kBlock>::Sum(tree->scratch.sum).Sum(value);
   if (threadIdx.x == 0) tree->total = sum;
   __syncthreads();
@@ -94,6 +93,7 @@ __device__ PartialSum SumOfPiece(const Problem<T, kSlice> &problem, int64_t inde
   double sum = 0;
   float check = 0;  // 0, or NaN once a score is not finite
   for (int64_t first = 0; first < row.num_targets; first += Tree<kBlock>::kMost) {
+    __syncthreads();
     const auto count = static_cast<int>(TreeCount<kBlock>(row.num_targets - first));
     for (int j = threadIdx.x; j < count; j += kBlock) check += Threshold(TargetScore(row, first + j)) * 0.0f;
     const int levels = BuildTargetTree<kBlock>(row, first, count, shared);
@@ -145,8 +145,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     const double loss = RowSum(sum) / static_cast<double>(problem.classes);
     total += loss;
     if (threadIdx.x == 0 && losses != nullptr) Round(loss, &losses[index]);
-    if (threadIdx.x == 0 && problem.pieces > 1) partials[item] = sum;
-    __syncthreads();
+    if (kMayCut<kBlock> && threadIdx.x == 0 && problem.pieces > 1) partials[item] = sum;
   }
   if (threadIdx.x == 0 && losses == nullptr && problem.pieces == 1) partials[blockIdx.x] = {total, 0};
 }
@@ -157,7 +156,7 @@ template <class T, int kBlock>
 __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     FinishLossKernel(const PartialSum *partials, int64_t groups, int64_t pieces, double classes, double rows,
                      bool reduce, T *loss) {
-  __shared__ Tree<kBlock> shared;
+  __shared__ typename Tree<kBlock>::Sum::TempStorage shared;
   double total = 0;
   for (int64_t group = threadIdx.x; group < groups; group += kBlock) {
     PartialSum sum = {0, 0};
@@ -170,7 +169,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     total += group_loss;
   }
   if (!reduce) return;
-  total = BlockSum<kBlock>(total, &shared);
+  total = typename Tree<kBlock>::Sum(shared).Sum(total);  // known to the first thread
   if (threadIdx.x == 0) Round(total / rows, loss);
 }
 

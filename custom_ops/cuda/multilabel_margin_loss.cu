@@ -42,11 +42,13 @@ void RunLoss(const Batch &batch, Reduction reduction, T *loss, PartialSum *parti
 template <class T, int kBlock>
 void RunGradient(const Batch &batch, Scale<T> scale, T *gradient, uint32_t *counters, cudaStream_t stream) {
   const Problem<T> problem = Divide<T>(batch);
-  const bool shared = problem.pieces > 1;
+  const bool shared = kMayCut<kBlock> && problem.pieces > 1;
   if (shared) Check(cudaMemsetAsync(counters, 0, batch.rows * kCounters * sizeof(*counters), stream));
   Launch(GradientKernel<T, kBlock>, std::min(problem.rows * problem.pieces, kMaxGrid), kBlock, stream, problem, scale,
          counters, gradient);
-  if (shared) Launch(FinishGradientKernel<T, kBlock>, batch.rows, kBlock, stream, problem, scale, counters, gradient);
+  if constexpr (kMayCut<kBlock>) {
+    if (shared) Launch(FinishGradientKernel<T, kBlock>, batch.rows, kBlock, stream, problem, scale, counters, gradient);
+  }
 }
 
 template <class T>

@@ -16,6 +16,9 @@ namespace {
 
 constexpr int kThreads = 256;  // of a block, or, where the rows are short,
 constexpr int kFewThreads = 32;
+// Whether blocks of so many threads may work on a row in several pieces: short rows are never cut.
+template <int kBlock>
+constexpr bool kMayCut = kBlock != kFewThreads;
 // How many threads a multiprocessor is to run at once: it limits the registers that each may have.
 constexpr int kResidentThreads = 1024;
 // Classes whose membership in the targets is known at a time.
@@ -100,16 +103,15 @@ __device__ int64_t AllClasses(const Row<T, kSlice> &row) {
   }
 }
 
-// Calls visit(j, label) for each of a row's targets, in one thread; returns their number. A barrier must follow before
-// anything else uses *end.
+// Calls visit(j, label) for each of a row's targets, in one thread; returns their number. A barrier must separate each
+// use of *end from the next.
 template <int kBlock, class Visit>
 __device__ int64_t VisitTargets(const int32_t *labels, int64_t num_labels, int *end, Visit visit) {
   int64_t count = 0;
   for (bool more = true; more && count < num_labels;) {
-    if (count > 0) __syncthreads();
     const int64_t j = count + threadIdx.x;
     const int32_t label = j < num_labels ? labels[j] : -1;
-    if (threadIdx.x == 0) *end = kBlock;
+    if (threadIdx.x == 0 && count == 0) *end = kBlock;  // later it is kBlock already
     __syncthreads();
     if (label < 0) atomicMin(end, static_cast<int>(threadIdx.x));
     __syncthreads();
@@ -148,10 +150,10 @@ __device__ float TargetScore(const Row<T, kSlice> &row, int64_t j) {
   }
 }
 
-// Sets the bits of those of the row's classes [first, first + count) that are targets.
+// Sets the bits of those of the row's classes [first, first + count) that are targets. A barrier must separate it from
+// earlier uses of the bits.
 template <int kBlock, class T, bool kSlice, class Shared>
 __device__ void MarkTargets(const Row<T, kSlice> &row, int64_t first, int count, Shared *shared) {
-  __syncthreads();
   for (int word = threadIdx.x; word < (count + 31) / 32; word += kBlock) shared->is_target[word] = 0;
   __syncthreads();
   for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) {
@@ -161,8 +163,8 @@ __device__ void MarkTargets(const Row<T, kSlice> &row, int64_t first, int count,
   __syncthreads();
 }
 
-// Calls use(i, scores, absent) for the classes [begin, end), with several consecutive scores at once. Bit b of `absent`
-// says that class i + b is a target or not in the range; its score is given as `stand_in`.
+// Calls use(i, scores, absent) for the classes [begin, end), with several consecutive scores at once, after a barrier.
+// Bit b of `absent` says that class i + b is a target or not in the range; its score is given as `stand_in`.
 template <int kBlock, class T, bool kSlice, class Shared, class Use>
 __device__ void ForEachVector(const Row<T, kSlice> &row, int64_t begin, int64_t end, float stand_in, Shared *shared,
                               Use use) {
@@ -184,6 +186,7 @@ __device__ void ForEachVector(const Row<T, kSlice> &row, int64_t begin, int64_t 
   };
   const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row.scores + begin) % sizeof(Vector<T>));
   for (int64_t tile = begin - before / static_cast<int64_t>(sizeof(T)); tile < end; tile += kTile) {
+    __syncthreads();
     MarkTargets<kBlock>(row, tile, kTile, shared);
     int bit = threadIdx.x * kSize;
     Vector<T> next = load(tile + bit), after_next = load(tile + bit + kStride);

@@ -81,7 +81,6 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
       const double loss = RowSum(sum) / static_cast<double>(problem.extent->all_classes);
       WritePart(loss, partial + layout.Part(problem.extent->rank, index));
     }
-    __syncthreads();
   }
 }
 
@@ -111,10 +110,10 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     const int64_t begin = item % problem.pieces * problem.piece;
     const int64_t end = begin + problem.piece < problem.classes ? begin + problem.piece : problem.classes;
     float *counts = partial + layout.Counts(index);
-    __syncthreads();
     const auto row = ReadRow<kBlock>(problem, index, &shared);
     bool has_nan = row.out_of_range;
     for (int64_t first = 0; first < row.num_targets; first += Tree<kBlock>::kMost) {
+      __syncthreads();
       const auto count = static_cast<int>(TreeCount<kBlock>(row.num_targets - first));
       for (int j = threadIdx.x; j < count; j += kBlock) has_nan = has_nan || isnan(TargetScore(row, first + j));
       const int levels = BuildTargetTree<kBlock>(row, first, count, &shared);
@@ -146,7 +145,7 @@ template <class T, int kBlock>
 __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     LossOfPartsKernel(const float *partial, PartialLayout layout, const Extent *extent, double divisor, bool reduce,
                       T *loss) {
-  __shared__ Tree<kBlock> shared;
+  __shared__ typename Tree<kBlock>::Sum::TempStorage shared;
   double total = 0;
   for (int64_t row = int64_t{blockIdx.x} * kBlock + threadIdx.x; row < layout.rows;
        row += int64_t{gridDim.x} * kBlock) {
@@ -156,7 +155,7 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     total += row_loss;
   }
   if (!reduce) return;
-  total = BlockSum<kBlock>(total, &shared);
+  total = typename Tree<kBlock>::Sum(shared).Sum(total);  // known to the first thread
   if (threadIdx.x == 0) Round(total / divisor, loss);
 }
 
@@ -173,7 +172,6 @@ __global__ void __launch_bounds__(kBlock, kResidentThreads / kBlock)
     const int64_t end = begin + problem.piece < problem.classes ? begin + problem.piece : problem.classes;
     const float *counts = partial + layout.Counts(index);
     T *gradient = gradients + index * problem.classes;
-    __syncthreads();
     const auto row = ReadRow<kBlock>(problem, index, &shared);
     bool has_nan = row.out_of_range;
     for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) has_nan = has_nan || isnan(counts[j]);

@@ -42,12 +42,12 @@ struct Less {
   __device__ bool operator()(float a, float b) const { return a < b; }
 };
 
-// Sorts value(0..count) and builds the tree; returns the number of its levels. No value is NaN.
+// Sorts value(0..count) and builds the tree; returns the number of its levels. No value is NaN. A barrier must separate
+// it from earlier uses of the tree, and one must follow before the nodes are read; what is sorted can be read at once.
 template <int kBlock, class Value>
 __device__ int BuildTree(int count, Value value, Tree<kBlock> *tree) {
   constexpr int kPlaces = Tree<kBlock>::kPlaces;
   const int thread = threadIdx.x;
-  __syncthreads();
   if (count <= kBlock) {  // each thread counts those before its own
     const float mine = thread < count ? value(thread) : kInfinity;
     tree->nodes[thread] = mine;
@@ -76,7 +76,6 @@ __device__ int BuildTree(int count, Value value, Tree<kBlock> *tree) {
     const int level = 31 - __clz(node);
     tree->nodes[node] = tree->sorted[((2 * (node - (1 << level)) + 1) << (levels - 1 - level)) - 1];
   }
-  __syncthreads();
   return levels;
 }
 
