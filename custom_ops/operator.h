@@ -15,16 +15,17 @@
 
 namespace mlml {
 
-// What the caller calls the function and its second argument, and whether that one must have the shape of 'input'.
+// What the caller calls the function and its first two arguments, and whether these must have the same shape.
 struct Names {
   const char *function;
+  const char *input;
   const char *target;
   bool same_shape = false;
 };
 
-constexpr Names kOfTarget = {"multilabel_margin_loss", "target", true};
-constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "labels"};
-constexpr Names kOfClassParallel = {"ClassParallelMultilabelMarginLoss", "labels"};
+constexpr Names kOfTarget = {"multilabel_margin_loss", "input", "target", true};
+constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "input", "labels"};
+constexpr Names kOfClassParallel = {"ClassParallelMultilabelMarginLoss", "x", "labels"};
 
 // The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
 // one row.
@@ -53,24 +54,24 @@ struct Batch {
 inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   Batch batch;
   batch.names = names;
-  const std::string target_name = "'" + std::string(names.target) + "'";
-  batch.dtype = arguments.ReadDtype(0, "input");
+  const std::string input_name = "'" + std::string(names.input) + "'", target_name = "'" + std::string(names.target) + "'";
+  batch.dtype = arguments.ReadDtype(0, names.input);
   if (!arguments.HasDtype(1, "int32")) {
     arguments.Fail("the dtype of " + target_name + " must be int32, but got " + arguments.DtypeName(1) + ".");
   }
   const std::vector<int64_t> input = arguments.Shape(0), target = arguments.Shape(1);
   const auto shape = [&](int index) { return arguments.ShapeName(index); };
   if (input.size() != 1 && input.size() != 2) {
-    arguments.Fail("the rank of 'input' must be 1 or 2, but got shape " + shape(0) + "; the shape of " + target_name +
+    arguments.Fail("the rank of " + input_name + " must be 1 or 2, but got shape " + shape(0) + "; the shape of " + target_name +
                    " is " + shape(1) + ".");
   }
   batch.is_matrix = input.size() == 2;
   if (names.same_shape && target != input) {
-    arguments.Fail("the shape of " + target_name + " must be the same as that of 'input', " + shape(0) + ", but got " +
+    arguments.Fail("the shape of " + target_name + " must be the same as that of " + input_name + ", " + shape(0) + ", but got " +
                    shape(1) + ".");
   }
   if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
-    arguments.Fail(target_name + " must have as many dimensions and rows as 'input', whose shape is " + shape(0) +
+    arguments.Fail(target_name + " must have as many dimensions and rows as " + input_name + ", whose shape is " + shape(0) +
                    ", but got shape " + shape(1) + ".");
   }
   batch.rows = batch.is_matrix ? input[0] : 1;
@@ -83,12 +84,12 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   }
   if (batch.num_labels <= 0) {
     arguments.Fail("each row of " + target_name + " must have a label or a negative value, but got shape " + shape(1) +
-                   "; the shape of 'input' is " + shape(0) + ".");
+                   "; the shape of " + input_name + " is " + shape(0) + ".");
   }
   int64_t bytes;  // of the largest array
   if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
       __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
-    arguments.Fail("'input' or " + target_name + " is too large: shapes " + shape(0) + " and " + shape(1) + ".");
+    arguments.Fail(input_name + " or " + target_name + " is too large: shapes " + shape(0) + " and " + shape(1) + ".");
   }
   batch.input = arguments.Pointer(0, batch.rows * batch.classes);
   batch.target = static_cast<const int32_t *>(arguments.Pointer(1, batch.rows * batch.num_labels));
@@ -107,6 +108,8 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
 // What each library defines. MindSpore passes the CUDA stream on a GPU, and null on a CPU.
 int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream);
 int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream);
+// The same after Forward, which has reported each mistake in the inputs: then the gradient is NaN.
+int BackwardAfterReport(const Arguments &arguments, const Names &names, Reduction reduction, void *stream);
 
 // The shapes of the outputs, for MindSpore's dynamic graphs. There an unknown size is -1, and an unknown rank is the
 // shape (-2,).
@@ -131,13 +134,15 @@ inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0]
   }                                                                                                                \
   MLML_EXPORT TypeId NAME##InferType(std::vector<TypeId> types, AotExtra *) { return types.at(0); }
 
-#define MLML_ENTRY_POINTS(NAME, NAMES)                                  \
-  MLML_ENTRY_POINT(NAME##None, Forward, kNone, Rows, NAMES)             \
-  MLML_ENTRY_POINT(NAME##Mean, Forward, kMean, OneElement, NAMES)       \
-  MLML_ENTRY_POINT(NAME##Sum, Forward, kSum, OneElement, NAMES)         \
-  MLML_ENTRY_POINT(NAME##GradNone, Backward, kNone, SameAsInput, NAMES) \
-  MLML_ENTRY_POINT(NAME##GradMean, Backward, kMean, SameAsInput, NAMES) \
-  MLML_ENTRY_POINT(NAME##GradSum, Backward, kSum, SameAsInput, NAMES)
+#define MLML_ENTRY_POINTS_FOR(NAME, REDUCTION, SHAPE, NAMES)                    \
+  MLML_ENTRY_POINT(NAME##REDUCTION, Forward, k##REDUCTION, SHAPE, NAMES)            \
+  MLML_ENTRY_POINT(NAME##Grad##REDUCTION, Backward, k##REDUCTION, SameAsInput, NAMES) \
+  MLML_ENTRY_POINT(NAME##GradAfterReport##REDUCTION, BackwardAfterReport, k##REDUCTION, SameAsInput, NAMES)
+
+#define MLML_ENTRY_POINTS(NAME, NAMES)              \
+  MLML_ENTRY_POINTS_FOR(NAME, None, Rows, NAMES)       \
+  MLML_ENTRY_POINTS_FOR(NAME, Mean, OneElement, NAMES) \
+  MLML_ENTRY_POINTS_FOR(NAME, Sum, OneElement, NAMES)
 
 // All symbols that MindSpore looks up, and one that calls them for ctypes, for the end of a library's main file.
 #define MLML_OPERATOR                                                                                          \

@@ -117,6 +117,16 @@ MLML_HOST_DEVICE inline int64_t ReadCount(float count) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The same on the host, where a fault is an error. Every rank throws if the ranks do not agree.
 
+// The scores and the labels, which must be matrices.
+inline Batch ReadMatrices(const Arguments &arguments) {
+  const Batch batch = ReadBatch(arguments, kOfClassParallel);
+  if (!batch.is_matrix || batch.rows == 0) {
+    arguments.Fail("the shapes of 'x' and 'labels' must be (N, c) and (N, K) with N of at least 1, but got " +
+                   arguments.ShapeName(0) + " and " + arguments.ShapeName(1) + ".");
+  }
+  return batch;
+}
+
 inline const int64_t *ReadPlaceValues(const Arguments &arguments, int index) {
   const int64_t size = std::max<int64_t>(arguments.Elements(index), kPlaceSize + 1);
   return static_cast<const int64_t *>(arguments.Read(index, "place", "int64", size));

@@ -1,8 +1,8 @@
 """The documented errors.
 
-Each check is evaluated at compile time in graph mode where the shapes are known, and at run time where they are not.
-``call`` says what the caller called: the function, the name of its second argument, and whether the two must have the
-same shape.
+In a graph they are evaluated when it is compiled. Where it does not know the shapes, nothing checks these here: the
+kernels have the same rules (custom_ops/operator.h). ``call`` says what the caller called: the function, the names of its
+first two arguments, and whether these must have the same shape.
 """
 
 from mindspore import dtype as mstype
@@ -43,64 +43,35 @@ def check_labels_dtype(op, name, dtype):
 @_primexpr
 def check_types(call, dtypes, reduction):
     """Raises the documented error if dtypes or reduction are not as documented."""
-    op, name, _ = call
-    input_dtype, target_dtype = dtypes
+    op, input_name, labels_name, _ = call
+    input_dtype, labels_dtype = dtypes
     if input_dtype not in (mstype.float32, mstype.float16):
-        raise TypeError(f"For '{op}', the dtype of 'input' must be float16 or float32, but got {input_dtype}.")
-    check_labels_dtype(op, name, target_dtype)
+        raise TypeError(f"For '{op}', the dtype of '{input_name}' must be float16 or float32, but got {input_dtype}.")
+    check_labels_dtype(op, labels_name, labels_dtype)
     check_reduction(op, reduction)
 
 
 @_primexpr
-def check_shapes(call, input_shape, target_shape):
+def check_shapes(call, input_shape, labels_shape):
     """Raises the documented error if the shapes, which are known, are not as documented."""
-    op, name, needs_same_shape = call
+    op, input_name, name, needs_same_shape = call
     if len(input_shape) not in (1, 2):
-        raise ValueError(f"For '{op}', the rank of 'input' must be 1 or 2, but got shape {input_shape}.")
-    if needs_same_shape and input_shape != target_shape:
+        raise ValueError(f"For '{op}', the rank of '{input_name}' must be 1 or 2, but got shape {input_shape}.")
+    if needs_same_shape and input_shape != labels_shape:
         raise ValueError(
-            f"For '{op}', the shape of 'target' must be the same as that of 'input', {input_shape}, "
-            f"but got {target_shape}."
+            f"For '{op}', the shape of '{name}' must be the same as that of '{input_name}', {input_shape}, "
+            f"but got {labels_shape}."
         )
-    if input_shape[:-1] != target_shape[:-1] or len(input_shape) != len(target_shape):
+    if input_shape[:-1] != labels_shape[:-1] or len(input_shape) != len(labels_shape):
         raise ValueError(
-            f"For '{op}', '{name}' must have as many dimensions and rows as 'input', whose shape is {input_shape}, "
-            f"but got shape {target_shape}."
+            f"For '{op}', '{name}' must have as many dimensions and rows as '{input_name}', whose shape is "
+            f"{input_shape}, but got shape {labels_shape}."
         )
     if input_shape[-1] == 0:
         raise ValueError(f"For '{op}', the number of classes must be positive, but got shape {input_shape}.")
-    if target_shape[-1] == 0:
+    if labels_shape[-1] == 0:
         raise ValueError(
-            f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {target_shape}."
-        )
-
-
-@_primexpr
-def check_unknown_shapes(call, input_shape, target_shape):
-    """The same for shapes that are known at run time only.
-
-    With a single ``raise``, for MindSpore cannot differentiate a function that has two of them ("The node adjoint is
-    null"), and a single comparison of a product before it, for a graph with ``and`` or ``or`` there fails once in some
-    hundred times ("Cannot find device context for funcgraph"). All of the product is computed, of a shape () too: hence
-    slices, where there may be no last element.
-    """
-    op, name, needs_same_shape = call
-    if needs_same_shape:
-        fits = input_shape == target_shape
-        wanted = "the shape of 'target' must be the same as that of 'input'"
-    else:
-        fits = (input_shape[:-1] == target_shape[:-1]) * (len(input_shape) == len(target_shape))
-        wanted = (
-            f"'{name}' must have as many dimensions and rows as 'input', and each row of it must have a label or a "
-            "negative value"
-        )
-    has_rank = len(input_shape) in (1, 2)
-    has_classes = input_shape[-1:] != (0,)
-    has_labels = target_shape[-1:] != (0,)
-    if fits * has_rank * has_classes * has_labels == 0:
-        raise ValueError(
-            f"For '{op}', the rank of 'input' must be 1 or 2, the number of classes must be positive, and {wanted}, "
-            f"but got shapes {input_shape} and {target_shape}."
+            f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {labels_shape}."
         )
 
 
@@ -112,37 +83,39 @@ def check_kernel(op, kernel, those_that_can):
 
 
 @_primexpr
-def check_matrices(op, input_shape, labels_shape):
-    """Raises if scores and labels are not matrices of as many rows, with columns."""
-    if len(input_shape) != 2 or len(labels_shape) != 2 or input_shape[0] != labels_shape[0]:
+def check_matrices(call, input_shape, labels_shape):
+    """Raises if scores and labels, whose shapes are known, are not matrices of as many rows, one at least."""
+    op, input_name, name, _ = call
+    check_shapes(call, input_shape, labels_shape)
+    if len(input_shape) != 2 or input_shape[0] == 0:
         raise ValueError(
-            f"For '{op}', the shapes of 'x' and 'labels' must be (N, c) and (N, K), but got {input_shape} and "
-            f"{labels_shape}."
-        )
-    if 0 in input_shape or 0 in labels_shape:
-        raise ValueError(
-            f"For '{op}', neither 'x' nor 'labels' may be empty, but got shapes {input_shape} and {labels_shape}."
+            f"For '{op}', the shapes of '{input_name}' and '{name}' must be (N, c) and (N, K) with N of at least 1, "
+            f"but got {input_shape} and {labels_shape}."
         )
 
 
 @_primexpr
-def check_linear(op, dtypes, shapes, reduction):
-    """Raises the documented error if a linear layer, its features and their labels are not as documented. What the
-    layer lacks is None."""
-    features, weight, bias, labels = shapes
+def check_linear_types(op, dtypes, labels_dtype, reduction):
+    """Raises the documented error if the dtypes of a linear layer are not as documented."""
     for name, dtype in zip(("features", "weight", "bias"), dtypes):
-        if dtype is not None and dtype not in (mstype.float32, mstype.float16):
+        if dtype not in (mstype.float32, mstype.float16):
             raise TypeError(f"For '{op}', the dtype of '{name}' must be float16 or float32, but got {dtype}.")
-    check_labels_dtype(op, "labels", dtypes[3])
+    check_labels_dtype(op, "labels", labels_dtype)
     check_reduction(op, reduction)
+
+
+@_primexpr
+def check_linear_shapes(op, features, weight, bias, labels):
+    """Raises the documented error if the shapes of a linear layer, which are known, are not as documented."""
     if len(features) != 2 or len(weight) != 2 or features[1] != weight[1] or 0 in weight:
         raise ValueError(
             f"For '{op}', the shapes of 'features' and 'weight' must be (N, D) and (C, D), but got {features} and "
             f"{weight}."
         )
-    if bias is not None and bias != weight[:1]:
+    if bias != weight[:1]:
         raise ValueError(f"For '{op}', the shape of 'bias' must be {weight[:1]}, but got {bias}.")
     if len(labels) != 2 or labels[0] != features[0] or labels[1] == 0:
         raise ValueError(
-            f"For '{op}', the shape of 'labels' must be ({features[0]}, K) with K of at least 1, but got {labels}."
+            f"For '{op}', the shape of 'labels' must be ({features[0]}, K) with K of at least 1, as that of 'features' "
+            f"is {features}, but got {labels}."
         )

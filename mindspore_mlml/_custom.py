@@ -11,13 +11,18 @@ class Custom(ops.Custom):
     def _check_platform(self):
         pass
 
+    def __deepcopy__(self, memo):
+        """An operator has no state: a copy of a network has the same one. MindSpore's class cannot be copied."""
+        return self
+
     def _update_func_imply_path(self):
         """The path of a function's source, for the operator's name alone. It may have bytes that are no characters."""
         return super()._update_func_imply_path().encode(errors="backslashreplace").decode()
 
 
-def aot(symbol, target, inputs, outputs, out_shape, out_dtype, bprop):
-    """The operator of a symbol of a library ("path:name") for a device target."""
+def aot(symbol, target, inputs, outputs, out_shape, out_dtype, bprop=None):
+    """The operator of a symbol of a library ("path:name") for a device target. Where ``out_shape`` is None, the library
+    infers the shapes, which works where a graph does not know them."""
     reg_info = CustomRegOp()
     for index, name in enumerate(inputs):
         reg_info = reg_info.input(index, name)

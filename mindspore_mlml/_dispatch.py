@@ -14,13 +14,11 @@ from mindspore_mlml._precision import wants_float32
 
 def loss(call, input, labels, reduction):
     """The loss by the kernel in use; its gradient by that of the operators in it. ``call`` as in _checks."""
-    function, _, needs_same_shape = call
+    function, _, _, needs_same_shape = call
     if input.dtype != ms.float32 and input.dtype in (ms.float16, ms.bfloat16) and wants_float32():
         input = ops.cast(input, ms.float32)
     _checks.check_types(call, (input.dtype, labels.dtype), reduction)
-    is_unknown = _ops.in_graph() and (
-        ops.is_sequence_value_unknown(input.shape) or ops.is_sequence_value_unknown(labels.shape)
-    )
+    is_unknown = _ops.is_unknown(input) or _ops.is_unknown(labels)
     if not is_unknown:  # otherwise the kernel checks them
         _checks.check_shapes(call, input.shape, labels.shape)
     kernel = kernel_in_use()

@@ -61,6 +61,23 @@ class _InGraph(_compiled):
 in_graph = _InGraph()
 
 
+class _NeedsZeros(_compiled):
+    """Whether a gradient that nobody asks for must be there: in a graph, and where MindSpore checks gradients."""
+
+    def __call__(self):
+        return ms.get_context("check_bprop")
+
+
+_needs_zeros = _NeedsZeros()
+
+
+def is_unknown(tensor):
+    """Whether this is a graph that does not know the shape of a tensor."""
+    if in_graph():
+        return ops.is_sequence_value_unknown(tensor.shape)
+    return False
+
+
 _turn = threading.RLock()
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
@@ -73,6 +90,13 @@ class in_turn:  # noqa: N801  (a function for those who call it; automatic mixed
     def __new__(cls, function, *arguments):
         with _turn:
             return function(*arguments)
+
+
+def no_gradient(labels):
+    """The gradient of labels: PyNative makes zeros of None when asked, a graph drops zeros nobody asks for."""
+    if _needs_zeros():
+        return ops.zeros_like(labels)
+    return None
 
 
 def _loss_shape_none(input_shape, _):
@@ -98,37 +122,34 @@ def aot(library, target, is_dynamic):
     return register
 
 
-def _make_gradient(register, function, reduction):
+def _make_gradient(register, symbol, reduction):
     """The operator (input, target, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def bprop(input, target, dout, output, doutput):
         slope = operator(input, target, ops.ones_like(dout))
         product = ops.cast(slope, ms.float32) * ops.cast(doutput, ms.float32)
         ddout = product.sum(-1) if reduction == "none" else product.sum()
-        return ops.zeros_like(input), _no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
+        return ops.zeros_like(input), no_gradient(target), ops.cast(ddout.reshape(dout.shape), dout.dtype)
 
-    symbol = f"{SYMBOLS[function]}Grad{reduction.capitalize()}"
     operator = register(symbol, ("input", "target", "dout"), _gradient_shape, bprop)
     return operator
 
 
 def _make_loss(register, function, reduction):
     """The operator (input, target) -> loss."""
-    gradient = _make_gradient(register, function, reduction)
+    symbol, name = SYMBOLS[function], reduction.capitalize()
+    gradient = _make_gradient(register, f"{symbol}Grad{name}", reduction)
+    # In PyNative the loss has reported a target that is no class, and a second error would be raised in a later call. A
+    # graph may have dropped the loss, and stops at the first error.
+    gradient_after_report = _make_gradient(register, f"{symbol}GradAfterReport{name}", reduction)
 
     def bprop(input, target, output, doutput):
-        return gradient(input, target, doutput), _no_gradient(target)
+        if in_graph():
+            return gradient(input, target, doutput), no_gradient(target)
+        return gradient_after_report(input, target, doutput), no_gradient(target)
 
-    symbol = f"{SYMBOLS[function]}{reduction.capitalize()}"
     shape = _loss_shape_none if reduction == "none" else _loss_shape_scalar
-    return register(symbol, ("input", "target"), shape, bprop)
-
-
-def _no_gradient(target):
-    """The gradient of the labels: PyNative makes zeros of None when asked, a graph drops zeros nobody asks for."""
-    if in_graph():
-        return ops.zeros_like(target)
-    return None
+    return register(f"{symbol}{name}", ("input", "target"), shape, bprop)
 
 
 def _make_losses(register):

@@ -1,8 +1,8 @@
-"""The loss by the steps of custom_ops/ranks.h, each of which is an operator.
+"""The losses of classes that are divided over processes, by the steps of custom_ops/ranks.h, each of which is an
+operator.
 
-What the loss is a function of are the inputs of class_parallel.cpp, class_parallel.cu or linear.cpp. What the ranks
-exchange between the steps is made of inputs that no gradient flows through: the operator of the last step has all of
-it.
+The processes exchange what the steps before the last write; the last step has all of it as inputs, through which no
+gradient flows.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from mindspore._c_expression import MixedPrecisionType
 from mindspore_mlml import _custom
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 from mindspore_mlml._custom import input_dtype
-from mindspore_mlml._ops import REDUCTIONS, in_graph
+from mindspore_mlml._linear import LAYER, as_loss, gradient_dtypes
+from mindspore_mlml._ops import in_graph, no_gradient
 
-_CHECKSUMS = 16  # numbers in the header
 _EXCHANGED = ("place", "header", "target_scores", "partial")
 
 
@@ -37,148 +37,112 @@ class Group(NamedTuple):
 ALONE = Group()
 
 
-class Slice(NamedTuple):
-    """The classes of this process."""
-
-    group: Group = ALONE
-    num_classes: int = 0  # of all processes; 0: of this one, which is alone
-    block: int = 0  # how many are worked on at a time; 0: as the kernels choose
-
-    def place(self):
-        """What the kernels must know that no shape says."""
-        return Tensor(np.array([self.num_classes, self.group.rank, self.group.ranks, self.block]), ms.int64)
+def _partial_dtypes(*_):
+    return ms.float32, ms.int32
 
 
-WHOLE = Slice()
-
-
-def _float32(*_):
-    return ms.float32
-
-
-def _no_gradient(tensor):
-    """Zeros, or None where MindSpore makes them when asked."""
-    if in_graph():
-        return ops.zeros_like(tensor)
-    return None
-
-
-class Loss(nn.Cell):
-    """The loss by the steps, as a function of ``first``, of which those at ``differentiated`` have gradients.
+class _Steps(nn.Cell):
+    """What the two losses have in common.
 
     It must not be a part of another Cell, but an element of a tuple that is: otherwise automatic mixed precision would
     find it, and make float16 of what is exchanged.
     """
 
-    def __init__(self, symbol, first, differentiated, reduction, own_slice, kernel="cpu"):
+    def __init__(self, symbol, first, reduction, group, num_classes, kernel):
         super().__init__()
-        self._symbol, self._first, self._differentiated = f"{LIBRARIES[kernel]}:{symbol}", first, differentiated
+        self._symbol, self._first = f"{LIBRARIES[kernel]}:MultilabelMarginLoss{symbol}", first
         self._target = TARGETS[kernel][0]
-        self._reduction, self._ranks = reduction, own_slice.group.ranks
-        self._place, self._all_reduce = own_slice.place(), own_slice.group.all_reduce
-        self._header = self._register_step("Header", 1, self._header_shape)
-        self._target_scores = self._register_step("TargetScores", 2, self._labels_shape)
-        self._partial = self._register_step("Partial", 3, self._partial_shape)
-        names = tuple([f"gradient_of_{first[i]}" for i in differentiated])
-        inputs, of_differentiated = (*first, *_EXCHANGED), self._of_differentiated
-        name = reduction.capitalize()
-        gradient = self._register(f"Grad{name}", (*inputs, "dout"), names, of_differentiated, of_differentiated)
-        bprop = self.make_bprop(gradient, self._all_reduce)
-        self._loss = self._register(name, inputs, ("loss",), self._loss_shape, input_dtype, bprop)
+        self._reduction, self._ranks, self._all_reduce = reduction, group.ranks, group.all_reduce
+        self._place = Tensor(np.array([num_classes, group.rank, group.ranks] + [0] * group.ranks), ms.int64)
+        self._header = self._register("Header", (*first, *_EXCHANGED[:1]), ("header",), ms.float32)
+        self._target_scores = self._register("TargetScores", (*first, *_EXCHANGED[:2]), ("target_scores",), ms.float32)
         self.mixed_precision_type = MixedPrecisionType.NOTSET
 
-    def construct(self, *inputs):
-        still = tuple([ops.stop_gradient(tensor) for tensor in inputs])
+    def _register(self, name, inputs, outputs, dtype, bprop=None, shape=None):
+        return _custom.aot(self._symbol + name, self._target, inputs, outputs, shape, dtype, bprop)
+
+    def _register_loss(self, inputs, bprop):
+        """For PyNative, where a scalar has no dimension, and for graphs."""
+        shape = _row_shape if self._reduction == "none" else _scalar_shape
+        name = self._reduction.capitalize()
+        return [self._register(name, inputs, ("loss",), input_dtype, bprop, known) for known in (shape, None)]
+
+    def _exchange(self, *still):
+        """Header and target scores of all processes."""
         header = self._all_reduce(self._header(*still, self._place))
-        target_scores = self._all_reduce(self._wait(self._target_scores(*still, self._place, header)))
-        partial = self._all_reduce(self._partial(*still, self._place, header, target_scores))
-        return self._loss(*inputs, self._place, header, target_scores, partial)
+        return header, self._all_reduce(self._wait(self._target_scores(*still, self._place, header)))
 
     def _wait(self, tensor):
-        """The tensor, which is there: what is wrong with the ranks has been raised. Otherwise PyNative has sometimes
-        begun the next exchange when the error comes, on one rank and not on another, and they are out of step."""
+        """The tensor, which is there: the errors that all processes find have been raised. Otherwise PyNative has
+        sometimes begun the next exchange when the error comes, in one process and not in another."""
         if not in_graph() and self._ranks > 1 and self._target == "CPU":
             tensor.asnumpy()
         return tensor
 
-    def _register_step(self, name, known, shape):
-        return self._register(name, (*self._first, *_EXCHANGED[:known]), ("output",), shape, _float32)
 
-    def _register(self, name, inputs, outputs, shape, dtype, bprop=None):
-        return _custom.aot(self._symbol + name, self._target, inputs, outputs, shape, dtype, bprop)
-
-    def _header_shape(self, *_):
-        return (self._ranks + _CHECKSUMS,)
-
-    def _labels_shape(self, _, labels, *__):
-        return labels
-
-    def _partial_shape(self, _, labels, *__):
-        return (labels[0] * (2 * self._ranks + labels[1]),)
-
-    def _loss_shape(self, input, *_):
-        return input[:1] if self._reduction == "none" else ()
-
-    def _of_differentiated(self, *values):
-        values = tuple([values[i] for i in self._differentiated])
-        return values if len(values) > 1 else values[0]
+def _row_shape(input, *_):
+    return input[:1]
 
 
-class ClassParallelLoss(Loss):
+def _scalar_shape(*_):
+    return ()
+
+
+class ClassParallelLoss(_Steps):
     """Of scores."""
 
-    def __init__(self, reduction, own_slice, kernel):
-        symbol = "MultilabelMarginLossClassParallel"
-        super().__init__(symbol, ("input", "labels"), (0,), reduction, own_slice, kernel)
+    def __init__(self, reduction, group, num_classes, kernel):
+        first = ("input", "labels")
+        super().__init__("ClassParallel", first, reduction, group, num_classes, kernel)
+        known = (*first, *_EXCHANGED)
+        self._partial = self._register("Partial", known[:-1], ("partial",), ms.float32)
+        name = f"Grad{reduction.capitalize()}"
+        gradient = self._register(name, (*known, "dout"), ("gradient",), input_dtype)
 
-    @staticmethod
-    def make_bprop(gradient, _):
         def bprop(input, labels, place, header, target_scores, partial, loss, dout):
-            of_input = gradient(input, labels, place, header, target_scores, partial, dout)
+            grad_input = gradient(input, labels, place, header, target_scores, partial, dout)
             rest = (labels, place, header, target_scores, partial)
-            return (of_input, *[_no_gradient(tensor) for tensor in rest])
+            return (grad_input, *[no_gradient(tensor) for tensor in rest])
 
-        return bprop
+        self._loss = self._register_loss(known, bprop)
 
-
-class LinearLoss(Loss):
-    """Of a linear layer without a bias, whose features are the same on all ranks."""
-
-    def __init__(self, reduction, own_slice=WHOLE):
-        super().__init__("MultilabelMarginLossLinear", ("features", "labels", "weight"), (0, 2), reduction, own_slice)
-
-    @staticmethod
-    def make_bprop(gradient, all_reduce):
-        def bprop(features, labels, weight, place, header, target_scores, partial, loss, dout):
-            of_features, of_weight = gradient(features, labels, weight, place, header, target_scores, partial, dout)
-            rest = (place, header, target_scores, partial)
-            first = (all_reduce(of_features), _no_gradient(labels), of_weight)
-            return (*first, *[_no_gradient(tensor) for tensor in rest])
-
-        return bprop
+    def construct(self, input, labels):
+        still = ops.stop_gradient(input)
+        header, target_scores = self._exchange(still, labels)
+        partial = self._all_reduce(self._partial(still, labels, self._place, header, target_scores))
+        loss = self._loss[in_graph()](input, labels, self._place, header, target_scores, partial)
+        return as_loss(loss, self._reduction)
 
 
-class LinearWithBiasLoss(Loss):
-    """The same with a bias."""
+class LinearLoss(_Steps):
+    """Of a linear layer, whose features are the same in all processes."""
 
-    def __init__(self, reduction, own_slice=WHOLE):
-        inputs = ("features", "labels", "weight", "bias")
-        super().__init__("MultilabelMarginLossLinearWithBias", inputs, (0, 2, 3), reduction, own_slice)
+    def __init__(self, reduction, group, num_classes):
+        super().__init__("LinearSharded", LAYER, reduction, group, num_classes, "cpu")
+        known = (*LAYER, *_EXCHANGED, "saved")
+        self._partial = self._register("Partial", known[:-2], ("partial", "saved"), _partial_dtypes)
+        outputs = ("grad_features", "grad_weight", "grad_bias")
+        gradient = self._register(f"Grad{reduction.capitalize()}", (*known, "dout"), outputs, gradient_dtypes)
+        all_reduce = self._all_reduce
 
-    @staticmethod
-    def make_bprop(gradient, all_reduce):
-        def bprop(features, labels, weight, bias, place, header, target_scores, partial, loss, dout):
-            of_features, of_weight, of_bias = gradient(
-                features, labels, weight, bias, place, header, target_scores, partial, dout
+        def bprop(features, labels, weight, bias, place, header, target_scores, partial, saved, loss, dout):
+            grad_features, grad_weight, grad_bias = gradient(
+                features, labels, weight, bias, place, header, target_scores, partial, saved, dout
             )
-            rest = (place, header, target_scores, partial)
-            first = (all_reduce(of_features), _no_gradient(labels), of_weight, of_bias)
-            return (*first, *[_no_gradient(tensor) for tensor in rest])
+            rest = (place, header, target_scores, partial, saved)
+            first = (all_reduce(grad_features), no_gradient(labels), grad_weight, grad_bias)
+            return (*first, *[no_gradient(tensor) for tensor in rest])
 
-        return bprop
+        self._loss = self._register_loss(known, bprop)
+
+    def construct(self, features, labels, weight, bias):
+        still = (ops.stop_gradient(features), labels, ops.stop_gradient(weight), ops.stop_gradient(bias))
+        header, target_scores = self._exchange(*still)
+        partial, saved = self._partial(*still, self._place, header, target_scores)
+        partial = self._all_reduce(partial)
+        known = (features, labels, weight, bias, self._place, header, target_scores, partial, saved)
+        return as_loss(self._loss[in_graph()](*known), self._reduction)
 
 
 CAN_SLICE = problem_of("cpu") is None
-# By reduction.
-linear_losses = {reduction: LinearLoss(reduction) for reduction in REDUCTIONS if CAN_SLICE}
-linear_losses_with_bias = {reduction: LinearWithBiasLoss(reduction) for reduction in REDUCTIONS if CAN_SLICE}
+CAN_SLICE_ON_GPU = problem_of("cuda") is None

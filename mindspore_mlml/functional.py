@@ -79,7 +79,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["no
         >>> print(output)
         0.325
     """
-    return _checked_loss(("multilabel_margin_loss", "target", True), input, target, reduction)
+    return _checked_loss(("multilabel_margin_loss", "input", "target", True), input, target, reduction)
 
 
 def multilabel_margin_loss_from_labels(
@@ -134,12 +134,12 @@ def multilabel_margin_loss_from_labels(
         >>> print(output)
         0.7625
     """
-    return _checked_loss(("multilabel_margin_loss_from_labels", "labels", False), input, labels, reduction)
+    return _checked_loss(("multilabel_margin_loss_from_labels", "input", "labels", False), input, labels, reduction)
 
 
 def _checked_loss(call, input, target, reduction):
     """The loss, or an error that names what was called; ``call`` as in _checks."""
-    op, name, _ = call
+    op, _, name, _ = call
     if not isinstance(input, Tensor):
         raise TypeError(f"For '{op}', the 'input' must be a Tensor, but got {shorten(input)}.")
     if not isinstance(target, Tensor):

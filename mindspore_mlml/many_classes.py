@@ -1,5 +1,6 @@
 """The loss for more classes than one device holds, or than scores fit into memory."""
 
+import operator
 from typing import Literal, Optional
 
 import mindspore as ms
@@ -7,10 +8,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 from mindspore_mlml import _checks, _linear, _ops, _slices
-from mindspore_mlml._backends import kernel_in_use, problem_of
-from mindspore_mlml.functional import multilabel_margin_loss_from_labels
-
-_CAN_SLICE_ON_GPU = problem_of("cuda") is None
+from mindspore_mlml._backends import kernel_in_use
 
 
 def linear_multilabel_margin_loss(
@@ -25,9 +23,11 @@ def linear_multilabel_margin_loss(
     :math:`features \cdot weight^T + bias`, without making them: a matrix of :math:`N \times C` numbers, and as many for
     its gradient.
 
-    The scores are computed a block of classes at a time, in float32, and again for the gradient. What is taken beside
-    the arguments and their gradients does not depend on the number of classes. Fused linear cross-entropies do so
-    (`Liger Kernel <https://arxiv.org/abs/2410.10989>`_, `Cut Cross-Entropy <https://arxiv.org/abs/2411.09009>`_).
+    The scores are computed a block of classes at a time, in float32, as fused linear cross-entropies do
+    (`Liger Kernel <https://arxiv.org/abs/2410.10989>`_, `Cut Cross-Entropy <https://arxiv.org/abs/2411.09009>`_). A
+    margin that is met has gradient 0, exactly. So the forward pass saves which pairs of a sample and a class are active,
+    and the gradients are sums over these pairs where they are few. Beside the arguments and their gradients, this takes
+    at most 32 MB and some vectors for each sample.
 
     Args:
         features (Tensor): Tensor of shape :math:`(N, D)`, where :math:`N` is the batch size. Data type must be float16
@@ -79,12 +79,9 @@ def linear_multilabel_margin_loss(
         raise TypeError(f"For '{name}', the 'bias' must be a Tensor or None, but got {_checks.shorten(bias)}.")
     if not isinstance(labels, Tensor):
         raise TypeError(f"For '{name}', the 'labels' must be a Tensor, but got {_checks.shorten(labels)}.")
-    shapes = (features.shape, weight.shape, None if bias is None else bias.shape, labels.shape)
-    dtypes = (features.dtype, weight.dtype, None if bias is None else bias.dtype, labels.dtype)
-    _checks.check_linear(name, dtypes, shapes, reduction)
     if _ops.in_graph():
-        return _linear.loss(features, weight, bias, labels, reduction)
-    return _ops.in_turn(_linear.loss, features, weight, bias, labels, reduction)
+        return _linear.loss(name, features, weight, bias, labels, reduction)
+    return _ops.in_turn(_linear.loss, name, features, weight, bias, labels, reduction)
 
 
 def _find_group(name, group):
@@ -99,11 +96,17 @@ def _find_group(name, group):
     return _slices.Group(get_rank(group), get_group_size(group), ops.AllReduce(group=group))
 
 
-def _check_positive(name, argument, value):
-    if not isinstance(value, int) or isinstance(value, bool):
+def _positive_int(name, argument, value):
+    """The argument as an int, of whatever integer type it is."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
         raise TypeError(f"For '{name}', the '{argument}' must be an int, but got {_checks.shorten(repr(value))}.")
-    if value <= 0:
-        raise ValueError(f"For '{name}', the '{argument}' must be positive, but got {value}.")
+    if number <= 0:
+        raise ValueError(f"For '{name}', the '{argument}' must be positive, but got {number}.")
+    return number
 
 
 class ClassParallelMultilabelMarginLoss(nn.LossBase):
@@ -170,22 +173,35 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
         group: Optional[str] = None,
     ) -> None:
         name = type(self).__name__
-        _check_positive(name, "num_classes", num_classes)
+        num_classes = _positive_int(name, "num_classes", num_classes)
         _checks.check_reduction(name, reduction)
         super().__init__(reduction)
-        self.reduction = reduction
-        own_slice = _slices.Slice(_find_group(name, group), num_classes)
-        self._loss = (_slices.ClassParallelLoss(reduction, own_slice, "cpu"),) if _slices.CAN_SLICE else ()
-        self._loss_on_gpu = (_slices.ClassParallelLoss(reduction, own_slice, "cuda"),) if _CAN_SLICE_ON_GPU else ()
+        self._num_classes, self._reduction = num_classes, reduction
+        processes = _find_group(name, group)
+        self._is_alone = processes.ranks == 1
+        loss, arguments = _slices.ClassParallelLoss, (reduction, processes, num_classes)
+        self._loss = (loss(*arguments, "cpu"),) if _slices.CAN_SLICE else ()
+        self._loss_on_gpu = (loss(*arguments, "cuda"),) if _slices.CAN_SLICE_ON_GPU else ()
+
+    @property
+    def reduction(self):
+        """The reduction, which cannot be changed."""
+        return self._reduction
+
+    def extend_repr(self):
+        return f"num_classes={self._num_classes}, reduction={self._reduction!r}"
 
     def construct(self, x: Tensor, labels: Tensor) -> Tensor:
-        call = ("ClassParallelMultilabelMarginLoss", "labels", False)
+        call = ("ClassParallelMultilabelMarginLoss", "x", "labels", False)
         _checks.check_kernel("ClassParallelMultilabelMarginLoss", kernel_in_use(), ("cpu", "cuda"))
-        _checks.check_types(call, (x.dtype, labels.dtype), self.reduction)
-        _checks.check_matrices("ClassParallelMultilabelMarginLoss", x.shape, labels.shape)
-        if kernel_in_use() == "cuda":
-            return self._loss_on_gpu[0](x, labels)
-        return self._loss[0](x, labels)
+        _checks.check_types(call, (x.dtype, labels.dtype), self._reduction)
+        if not (_ops.is_unknown(x) or _ops.is_unknown(labels)):
+            _checks.check_matrices(call, x.shape, labels.shape)
+        loss = self._loss_on_gpu[0] if kernel_in_use() == "cuda" else self._loss[0]
+        # The exchanges of several processes must have one order in all of them, which turns of threads do not have.
+        if _ops.in_graph() or not self._is_alone:
+            return loss(x, labels)
+        return _ops.in_turn(loss, x, labels)
 
 
 class LinearMultilabelMarginLoss(nn.Cell):
@@ -207,8 +223,6 @@ class LinearMultilabelMarginLoss(nn.Cell):
         bias_init (Union[Tensor, str, Initializer, numbers.Number], optional): As of :class:`mindspore.nn.Dense`.
             Default: ``None`` .
         dtype (mindspore.dtype, optional): Of the parameters. Default: ``mindspore.float32`` .
-        block_size (int, optional): How many classes are worked on at a time; it is rounded up to a multiple of 1024.
-            More take more memory. Default: ``None`` , 1024.
         group (str, optional): A group of processes among which the classes are divided; all have the same features and
             labels, and the classes from :math:`\lfloor C \cdot rank / ranks \rfloor` on. Default: ``None`` , no group.
 
@@ -222,7 +236,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
         is :math:`()`.
 
     Raises:
-        TypeError: If `in_channels`, `num_classes` or `block_size` is not an int.
+        TypeError: If `in_channels` or `num_classes` is not an int.
         ValueError: If one of these is not positive, or `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
 
     Supported Platforms:
@@ -251,57 +265,62 @@ class LinearMultilabelMarginLoss(nn.Cell):
         weight_init=None,
         bias_init=None,
         dtype=ms.float32,
-        block_size: Optional[int] = None,
         group: Optional[str] = None,
     ) -> None:
         name = type(self).__name__
-        _check_positive(name, "in_channels", in_channels)
-        _check_positive(name, "num_classes", num_classes)
-        if block_size is not None:
-            _check_positive(name, "block_size", block_size)
+        in_channels = _positive_int(name, "in_channels", in_channels)
+        num_classes = _positive_int(name, "num_classes", num_classes)
         _checks.check_reduction(name, reduction)
         super().__init__()
         processes = _slices.ALONE if group is None else _find_group(name, group)
-        own_slice = _slices.Slice(processes, num_classes, block_size or 0)
         rank, ranks = processes.rank, processes.ranks
         own_classes = num_classes * (rank + 1) // ranks - num_classes * rank // ranks
         layer = nn.Dense(in_channels, own_classes, weight_init, bias_init, has_bias, dtype=dtype)
         self.weight = layer.weight
         self.bias = layer.bias if has_bias else None
-        self.reduction = reduction
         self.has_bias = has_bias
+        self._in_channels, self._num_classes, self._reduction = in_channels, num_classes, reduction
         self._is_alone = ranks == 1
-        loss = _slices.LinearWithBiasLoss if has_bias else _slices.LinearLoss
-        self._loss = (loss(reduction, own_slice),) if _slices.CAN_SLICE else ()
+        is_sharded = ranks > 1 and _slices.CAN_SLICE
+        self._loss = (_slices.LinearLoss(reduction, processes, num_classes),) if is_sharded else ()
+
+    @property
+    def reduction(self):
+        """The reduction, which cannot be changed."""
+        return self._reduction
+
+    def extend_repr(self):
+        return (
+            f"in_channels={self._in_channels}, num_classes={self._num_classes}, reduction={self._reduction!r}, "
+            f"has_bias={self.has_bias}"
+        )
 
     def construct(self, features: Tensor, labels: Tensor) -> Tensor:
-        dtypes = (features.dtype, self.weight.dtype, None, labels.dtype)
-        shapes = (features.shape, self.weight.shape, None, labels.shape)
-        _checks.check_linear("LinearMultilabelMarginLoss", dtypes, shapes, self.reduction)
-        if self._is_alone and _linear.makes_scores(features):
-            return multilabel_margin_loss_from_labels(self.predict(features), labels, self.reduction)
+        called = "LinearMultilabelMarginLoss"
+        if not self._is_alone:
+            return self._sharded_loss(features, labels)
+        if _ops.in_graph():
+            return _linear.loss(called, features, self.weight, self.bias, labels, self._reduction)
+        return _ops.in_turn(_linear.loss, called, features, self.weight, self.bias, labels, self._reduction)
+
+    def _sharded_loss(self, features, labels):
         _checks.check_kernel("LinearMultilabelMarginLoss", kernel_in_use(), ("cpu",))
-        if self.has_bias:
-            return self._loss[0](features, labels, self.weight, self.bias)
-        return self._loss[0](features, labels, self.weight)
+        bias = self.bias if self.has_bias else ops.zeros(self.weight.shape[:1], self.weight.dtype)
+        _linear.check("LinearMultilabelMarginLoss", features, self.weight, bias, labels, self._reduction)
+        return self._loss[0](features, labels, self.weight, bias)
 
     def predict(self, features: Tensor) -> Tensor:
-        """The scores of this process's classes, of shape (N, C)."""
-        return _linear.scores(features, self.weight, self.bias)
+        """The scores of this process's classes, of shape (N, C), or (C) for one sample."""
+        if _ops.in_graph():
+            return _linear.scores(features, self.weight, self.bias)
+        return _ops.in_turn(_linear.scores, features, self.weight, self.bias)
 
     def top_k(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The `k` greatest scores of each row among this process's classes, in descending order, and their classes
-        (int32), both of shape (N, k); without the scores of all classes at a time."""
-        classes = self.weight.shape[0]
-        if not isinstance(k, int) or not 0 < k <= classes:
-            raise ValueError(f"For 'top_k', 'k' must be an int from 1 to {classes}, but got {k}.")
-        best, places = [], []
-        for begin in range(0, classes, _linear.CLASSES_OF_TOP_K):
-            end = min(begin + _linear.CLASSES_OF_TOP_K, classes)
-            bias = self.bias[begin:end] if self.has_bias else None
-            scores = _linear.scores(features, self.weight[begin:end], bias)
-            values, indices = ops.topk(scores, min(k, end - begin))
-            best.append(values)
-            places.append(indices + begin)
-        values, indices = ops.topk(ops.cat(best, 1), k)
-        return values, ops.cast(ops.gather_elements(ops.cat(places, 1), 1, indices), ms.int32)
+        (int32), both of shape (N, k), or (k) for one sample; without the scores of all classes at a time."""
+        k = _positive_int("top_k", "k", k)
+        if k > self.weight.shape[0]:
+            raise ValueError(f"For 'top_k', 'k' must be an int from 1 to {self.weight.shape[0]}, but got {k}.")
+        if _ops.in_graph():
+            return _linear.top_k(features, self.weight, self.bias, k)
+        return _ops.in_turn(_linear.top_k, features, self.weight, self.bias, k)

@@ -22,7 +22,7 @@ struct Call {
 
   Call(const Arguments &from, Parameter last) : arguments(from), output(last + 1) {
     arguments.Expect(output + 1);
-    batch = ReadBatch(arguments, kOfClassParallel);
+    batch = ReadMatrices(arguments);
     place = ReadPlace(arguments, kPlace, batch);
     if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
     if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
@@ -47,7 +47,7 @@ void Header(const Arguments &arguments) {
 }
 
 void TargetScores(const Arguments &arguments) {
-  const auto read_place = [&] { ReadPlace(arguments, Call::kPlace, ReadBatch(arguments, kOfClassParallel)); };
+  const auto read_place = [&] { ReadPlace(arguments, Call::kPlace, ReadMatrices(arguments)); };
   if (!arguments.RunAfterReport(Call::kHeader + 1, read_place)) return;
   const Call call(arguments, Call::kHeader);
   const Batch &batch = call.batch;

@@ -4,13 +4,16 @@
 // scores, active classes, saved, dout) -> gradients of features, weight and bias, or of some of these.
 #include "linear.h"
 
+#include <initializer_list>
+#include <limits>
+
 #include "floating_point.h"
 
 namespace mlml {
 namespace {
 
-constexpr Names kOfFunction = {"linear_multilabel_margin_loss", "labels"};
-constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "labels"};
+constexpr Names kOfFunction = {"linear_multilabel_margin_loss", "features", "labels"};
+constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "features", "labels"};
 
 using Shapes = std::vector<Shape>;
 
@@ -26,7 +29,8 @@ Shapes ForwardShapes(const int *ndims, int64_t **shapes, Reduction reduction) {
   return {loss, {rows, num_labels}, {rows, num_labels}, {SavedSize(rows, classes, features, num_labels)}};
 }
 
-std::vector<int64_t> ShapeOf(const int *ndims, int64_t **shapes, int parameter) {
+// The shape of a parameter: that of its gradient. MindSpore takes one shape for one output.
+Shape ShapeOf(const int *ndims, int64_t **shapes, int parameter) {
   return {shapes[parameter], shapes[parameter] + ndims[parameter]};
 }
 
@@ -80,13 +84,9 @@ int LinearBackward(const Arguments &arguments, Reduction reduction, unsigned wan
   return 0;
 }
 
-Shapes GradientShapes(const int *ndims, int64_t **shapes, unsigned wanted) {
+Shapes ShapesOf(const int *ndims, int64_t **shapes, std::initializer_list<int> parameters) {
   Shapes result;
-  if ((wanted & kOfFeatures) != 0) result.push_back(ShapeOf(ndims, shapes, 0));
-  if ((wanted & kOfParameters) != 0) {
-    result.push_back(ShapeOf(ndims, shapes, 2));
-    result.push_back(ShapeOf(ndims, shapes, 3));
-  }
+  for (int parameter : parameters) result.push_back(ShapeOf(ndims, shapes, parameter));
   return result;
 }
 
@@ -106,27 +106,29 @@ MLML_EXPORT int MultilabelMarginLossLinearSavesAll(int64_t rows, int64_t classes
   return work.layout.SavedAs() == mlml::SavedLayout::Mode::kPacked ? 1 : 0;
 }
 
-#define MLML_LINEAR(NAME, RUN, SHAPES)                                                                                 \
+#define MLML_LINEAR(NAME, RUN, RESULT, SHAPES)                                                                         \
   MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
     const mlml::Arguments arguments(mlml::kOfFunction.function, nparam, params, ndims, shapes, dtypes);                \
-    return RUN;                                                                                                        \
+    return mlml::RUN;                                                                                                  \
   }                                                                                                                    \
-  MLML_EXPORT mlml::Shapes NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) { return SHAPES; }
+  MLML_EXPORT RESULT NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) { return mlml::SHAPES; }
 
-#define MLML_LINEAR_FORWARD(NAME, REDUCTION, NAMES)                                                        \
-  MLML_LINEAR(NAME##REDUCTION, mlml::LinearForward(arguments, mlml::NAMES, mlml::Reduction::k##REDUCTION), \
-              mlml::ForwardShapes(ndims, shapes, mlml::Reduction::k##REDUCTION))
+#define MLML_LINEAR_FORWARD(NAME, REDUCTION, NAMES)                                                                \
+  MLML_LINEAR(NAME##REDUCTION, LinearForward(arguments, mlml::NAMES, mlml::Reduction::k##REDUCTION), mlml::Shapes, \
+              ForwardShapes(ndims, shapes, mlml::Reduction::k##REDUCTION))
 
-#define MLML_LINEAR_BACKWARD(NAME, REDUCTION, WANTED)                                                  \
-  MLML_LINEAR(NAME##REDUCTION, mlml::LinearBackward(arguments, mlml::Reduction::k##REDUCTION, WANTED), \
-              mlml::GradientShapes(ndims, shapes, WANTED))
+#define MLML_LINEAR_BACKWARD(NAME, REDUCTION, WANTED, RESULT, SHAPES) \
+  MLML_LINEAR(NAME##REDUCTION, LinearBackward(arguments, mlml::Reduction::k##REDUCTION, WANTED), RESULT, SHAPES)
 
-#define MLML_LINEAR_OPERATORS(REDUCTION)                                                                   \
-  MLML_LINEAR_FORWARD(MultilabelMarginLossLinear, REDUCTION, kOfFunction)                                  \
-  MLML_LINEAR_FORWARD(MultilabelMarginLossLinearLayer, REDUCTION, kOfLayer)                                \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGrad, REDUCTION, mlml::kOfFeatures | mlml::kOfParameters) \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradFeatures, REDUCTION, mlml::kOfFeatures)               \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradParameters, REDUCTION, mlml::kOfParameters)
+#define MLML_LINEAR_OPERATORS(REDUCTION)                                                                       \
+  MLML_LINEAR_FORWARD(MultilabelMarginLossLinear, REDUCTION, kOfFunction)                                      \
+  MLML_LINEAR_FORWARD(MultilabelMarginLossLinearLayer, REDUCTION, kOfLayer)                                    \
+  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGrad, REDUCTION, mlml::kOfFeatures | mlml::kOfParameters,     \
+                       mlml::Shapes, ShapesOf(ndims, shapes, {0, 2, 3}))                                       \
+  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradFeatures, REDUCTION, mlml::kOfFeatures, mlml::Shape,      \
+                       ShapeOf(ndims, shapes, 0))                                                              \
+  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradParameters, REDUCTION, mlml::kOfParameters, mlml::Shapes, \
+                       ShapesOf(ndims, shapes, {2, 3}))
 
 MLML_LINEAR_OPERATORS(None)
 MLML_LINEAR_OPERATORS(Mean)

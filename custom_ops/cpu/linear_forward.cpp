@@ -25,15 +25,24 @@ Elements ReadElements(const Arguments &arguments, int index, const char *name, i
 
 Layer ReadLayer(const Arguments &arguments, const Names &names) {
   Layer layer;
-  Batch &batch = layer.batch;
-  batch = ReadBatch(arguments, names);
   layer.arguments = &arguments;
-  layer.features = batch.classes;
-  const std::vector<int64_t> weight = arguments.Shape(2);
-  if (!batch.is_matrix || weight.size() != 2 || weight[1] != layer.features || weight[0] < 1) {
+  const Shape features = arguments.Shape(0), labels = arguments.Shape(1), weight = arguments.Shape(2);
+  if (features.size() != 2 || weight.size() != 2 || features[1] != weight[1] || features[1] < 1 || weight[0] < 1) {
     arguments.Fail("the shapes of 'features' and 'weight' must be (N, D) and (C, D), but got " +
                    arguments.ShapeName(0) + " and " + arguments.ShapeName(2) + ".");
   }
+  if (arguments.Shape(3) != Shape{weight[0]}) {
+    arguments.Fail("the shape of 'bias' must be (" + std::to_string(weight[0]) + ",), but got " +
+                   arguments.ShapeName(3) + ".");
+  }
+  if (labels.size() != 2 || labels[0] != features[0] || labels[1] < 1) {
+    arguments.Fail("the shape of 'labels' must be (" + std::to_string(features[0]) +
+                   ", K) with K of at least 1, as that of 'features' is " + arguments.ShapeName(0) + ", but got " +
+                   arguments.ShapeName(1) + ".");
+  }
+  Batch &batch = layer.batch;
+  batch = ReadBatch(arguments, names);
+  layer.features = batch.classes;
   if (weight[0] > kMostClassesOfLayer || layer.features > std::numeric_limits<int32_t>::max() ||
       batch.rows > std::numeric_limits<int32_t>::max()) {
     arguments.Fail("'features' or 'weight' is too large: shapes " + arguments.ShapeName(0) + " and " +

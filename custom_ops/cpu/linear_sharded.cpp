@@ -15,7 +15,7 @@
 namespace mlml {
 namespace {
 
-constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "labels"};
+constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "features", "labels"};
 
 struct ShardedCall {
   enum Parameter { kPlace = kParametersOfLayer, kHeader, kTargetScores, kPartial, kSaved, kDout };

@@ -40,6 +40,11 @@ int Backward(const Arguments &arguments, const Names &names, Reduction reduction
   return 0;
 }
 
+int BackwardAfterReport(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
+  arguments.RunAfterReport(3, [&] { Backward(arguments, names, reduction, stream); });
+  return 0;
+}
+
 }  // namespace mlml
 
 MLML_OPERATOR

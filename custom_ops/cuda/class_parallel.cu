@@ -33,7 +33,7 @@ struct Call {
   Call(const Arguments &from, Parameter last, void *on)
       : arguments(from), output(last + 1), stream(static_cast<cudaStream_t>(on)) {
     arguments.Expect(output + 2);
-    batch = ReadBatch(arguments, kOfClassParallel);
+    batch = ReadMatrices(arguments);
     if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
     place = ReadPlaceValues(arguments, kPlace);
     // The host knows the number of ranks from the shape of the header, which the first step writes.
@@ -160,7 +160,7 @@ void Gradient(const Call &call, Reduction reduction) {
 
 MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::kWorkspace; }
 
-#define MLML_STEP(STEP, LAST, RUN)                                                                                   \
+#define MLML_STEP(STEP, LAST, RUN, SHAPE)                                                                            \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes,   \
                                                           const char **dtypes, void *stream, void *) {               \
     const mlml::Arguments arguments(mlml::kOfClassParallel.function, nparam, params, ndims, shapes, dtypes);         \
@@ -168,22 +168,29 @@ MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::
     RUN;                                                                                                             \
     return 0;                                                                                                        \
   }                                                                                                                  \
+  MLML_EXPORT mlml::Shape MultilabelMarginLossClassParallel##STEP##InferShape(int *ndims, int64_t **shapes,          \
+                                                                              AotExtra *) {                          \
+    return mlml::StepShapes{ndims, shapes, mlml::Call::kPlace}.SHAPE;                                                \
+  }                                                                                                                  \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP##Init(int *, int64_t **, const char **, AotExtra *extra) { \
     extra->workspace.assign(1, mlml::kWorkspace);                                                                    \
     return 0;                                                                                                        \
   }
 
 // For the dtype of the input.
-#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS) \
-  MLML_STEP(STEP, LAST,                          \
-            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS)
+#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE) \
+  MLML_STEP(STEP, LAST,                                 \
+            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, SHAPE)
 
-MLML_STEP(Header, kPlace, mlml::Header(call))
-MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call))
-MLML_STEP_OF(Partial, kTargetScores, Partial, (call))
-MLML_STEP_OF(None, kPartial, Loss, (call, mlml::Reduction::kNone))
-MLML_STEP_OF(Mean, kPartial, Loss, (call, mlml::Reduction::kMean))
-MLML_STEP_OF(Sum, kPartial, Loss, (call, mlml::Reduction::kSum))
-MLML_STEP_OF(GradNone, kDout, Gradient, (call, mlml::Reduction::kNone))
-MLML_STEP_OF(GradMean, kDout, Gradient, (call, mlml::Reduction::kMean))
-MLML_STEP_OF(GradSum, kDout, Gradient, (call, mlml::Reduction::kSum))
+MLML_STEP(Header, kPlace, mlml::Header(call), Header())
+MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call), TargetScores())
+MLML_STEP_OF(Partial, kTargetScores, Partial, (call), Partial())
+
+#define MLML_LAST_STEPS(REDUCTION)                                                \
+  MLML_STEP_OF(REDUCTION, kPartial, Loss, (call, mlml::Reduction::k##REDUCTION),  \
+               Loss(mlml::Reduction::k##REDUCTION))                               \
+  MLML_STEP_OF(Grad##REDUCTION, kDout, Gradient, (call, mlml::Reduction::k##REDUCTION), Like(0))
+
+MLML_LAST_STEPS(None)
+MLML_LAST_STEPS(Mean)
+MLML_LAST_STEPS(Sum)

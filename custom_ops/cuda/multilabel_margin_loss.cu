@@ -100,6 +100,11 @@ int Backward(const Arguments &arguments, const Names &names, Reduction reduction
   return 0;
 }
 
+// Where a label is no class, the gradient is NaN anyway; what MLML_CHECK_TARGETS finds, it reports again.
+int BackwardAfterReport(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
+  return Backward(arguments, names, reduction, stream);
+}
+
 }  // namespace mlml
 
 MLML_OPERATOR
