@@ -1,14 +1,14 @@
 // What the forward pass of the linear layer saves for the backward pass: which pairs of a row and a class are active,
 // and with how many targets.
 //
-// Classes are cut into blocks and rows into slabs; a cell is a block of a slab. Where the numbers of all pairs fit the
-// budget, they are saved, packed into as few bits as the labels of a row allow. Otherwise the active pairs of a cell
-// are saved as a list, as long as there is room; the scores of a cell that found none are computed again.
+// A cell is a block of classes and some rows. Where the numbers of all pairs fit the budget, each cell has room for
+// them, packed into as few bits as the labels of a row allow, and holds them, or a list of the active pairs if that is
+// smaller. Otherwise the cells of a part of the work share a pool for their lists; the scores of a cell that found no
+// room in it are computed again.
 //
-//   cells   one Cell for each block and slab, block by block
-//   data    packed numbers: for each block and row, PackedBytes(block) bytes; or one pool for each part of the work:
-//   for
-//           each cell that found room, the number of pairs in each of its rows, then the pairs, row by row
+//   cells   one Cell for each block and CellRows() rows, block by block
+//   data    the room for each cell, in the same order, or one pool for each part
+// A list has the number of pairs in each of its rows, then the pairs, row by row, as 16 or 32 bits each.
 #pragma once
 
 #include <algorithm>
@@ -19,15 +19,18 @@
 
 namespace mlml {
 
-constexpr int64_t kSlab = 256;                      // rows
+constexpr int64_t kSlab = 256;                      // rows that are worked on at a time
+constexpr int64_t kFewBlocks = 8;                   // with fewer, rows are divided among the threads too,
+constexpr int64_t kFewRows = 64;                    // into so many
 constexpr int64_t kMostPacked = int64_t{26} << 20;  // bytes
 constexpr int64_t kMostListed = int64_t{20} << 20;
 constexpr int64_t kMostSavedLabels = 65535;
 
 struct Cell {
   int32_t active;  // how many pairs are active; all of them if a score is not finite
-  int32_t offset;  // of a list in its pool, in units of 16 bits; or one of these:
+  int32_t offset;  // of a list in its room or pool, in units of 16 bits, or one of these:
   static constexpr int32_t kNotSaved = -1;
+  static constexpr int32_t kPacked = -2;
 };
 
 class SavedLayout {
@@ -36,13 +39,9 @@ class SavedLayout {
 
   SavedLayout(int64_t rows, int64_t classes, int64_t num_labels) : rows_(rows), classes_(classes) {
     blocks_ = NumTiles(classes);
-    slabs_ = (rows + kSlab - 1) / kSlab;
-    if (num_labels > kMostSavedLabels) return;
-    while (num_labels >> bits_ != 0) bits_ *= 2;
-    const int64_t last = classes - (blocks_ - 1) * kTile;
-    packed_bytes_ = rows * ((blocks_ - 1) * kTile + Padded(last)) / 8 * bits_;
-    entry_ = num_labels < 64 ? 1 : 2;
-    mode_ = packed_bytes_ <= kMostPacked ? Mode::kPacked : Mode::kLists;
+    cell_rows_ = kSlab;
+    if (num_labels <= kMostSavedLabels) FindMode(num_labels);
+    cells_of_block_ = (rows + cell_rows_ - 1) / cell_rows_;
   }
 
   // Divides the room for lists among the parts of the work, each of which one thread works on at a time.
@@ -52,11 +51,11 @@ class SavedLayout {
   }
 
   Mode SavedAs() const { return mode_; }
-  int64_t Cells() const { return blocks_ * slabs_; }
-  int64_t CellIndex(int64_t block, int64_t slab) const { return block * slabs_ + slab; }
+  int64_t CellRows() const { return cell_rows_; }
+  int64_t Cells() const { return blocks_ * cells_of_block_; }
+  int64_t CellIndex(int64_t block, int64_t row) const { return block * cells_of_block_ + row / cell_rows_; }
   int Bits() const { return bits_; }
   int64_t EntryUnits() const { return entry_; }  // 16-bit units of a pair in a list
-  int64_t PoolUnits() const { return pool_; }
 
   // The size of everything, in units of 32 bits.
   int64_t Size() const { return 2 * Cells() + (DataBytes() + 3) / 4 + 1; }
@@ -64,18 +63,35 @@ class SavedLayout {
     return mode_ == Mode::kPacked ? packed_bytes_ : mode_ == Mode::kLists ? parts_ * pool_ * 2 : 0;
   }
 
-  // In bytes from the beginning of the data.
+  // Where the numbers of a row and block are, if they are packed, in bytes from the beginning of the data.
   int64_t PackedOffset(int64_t block, int64_t row) const {
     const int64_t width = Padded(std::min(kTile, classes_ - block * kTile));
     return (block * kTile * rows_ + row * width) / 8 * bits_;
   }
-  int64_t PoolOffset(int64_t part) const { return part * pool_ * 2; }
+  // The room for lists: of the cell, or of the part of the work.
+  int64_t RoomOffset(int64_t part, int64_t block, int64_t row) const {
+    return mode_ == Mode::kPacked ? PackedOffset(block, row / cell_rows_ * cell_rows_) : part * pool_ * 2;
+  }
+  int64_t RoomUnits(int64_t block, int64_t row) const {
+    if (mode_ != Mode::kPacked) return pool_;
+    const int64_t begin = row / cell_rows_ * cell_rows_, end = std::min(begin + cell_rows_, rows_);
+    return (PackedOffset(block, end) - PackedOffset(block, begin)) / 2;
+  }
 
   static int64_t Padded(int64_t classes) { return (classes + kPackedGroup - 1) / kPackedGroup * kPackedGroup; }
 
  private:
+  void FindMode(int64_t num_labels) {
+    while (num_labels >> bits_ != 0) bits_ *= 2;
+    const int64_t last = classes_ - (blocks_ - 1) * kTile;
+    packed_bytes_ = rows_ * ((blocks_ - 1) * kTile + Padded(last)) / 8 * bits_;
+    entry_ = num_labels < 64 ? 1 : 2;
+    mode_ = packed_bytes_ <= kMostPacked ? Mode::kPacked : Mode::kLists;
+    if (mode_ == Mode::kPacked && blocks_ < kFewBlocks) cell_rows_ = kFewRows;
+  }
+
   int64_t rows_, classes_, parts_ = 1;
-  int64_t blocks_ = 0, slabs_ = 0;
+  int64_t blocks_ = 0, cell_rows_ = 0, cells_of_block_ = 0;
   int bits_ = 1;
   int64_t entry_ = 1;
   int64_t packed_bytes_ = 0, pool_ = 0;

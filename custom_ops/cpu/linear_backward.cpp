@@ -77,10 +77,9 @@ class Targets {
   std::vector<Target> targets_;
 };
 
-// Some classes of one block, and some rows of one slab.
+// Some classes of one block and some rows, of whole cells.
 struct Piece {
-  int64_t block, slab;
-  int64_t first_class, classes, first_row, rows;
+  int64_t block, first_class, classes, first_row, rows;
 
   int64_t InBlock() const { return first_class - block * kTile; }  // the first class
 };
@@ -130,7 +129,8 @@ class LinearBackward {
     std::vector<float> matrix;
     int64_t stride = 0;
     std::vector<Term> terms, by_class;  // (class, weight) by rows, and (row, weight) by classes
-    std::vector<int64_t> row_ends, class_ends;
+    std::vector<int64_t> row_ends;
+    std::vector<int32_t> class_ends;
     std::vector<Target> targets;  // of the piece
     Output32 weight;
     std::vector<double> bias;
@@ -157,7 +157,7 @@ class LinearBackward {
   // For what is computed again.
   void PrepareRows() {
     bool any = false;
-    for (int64_t cell = 0; cell < layout_.Cells(); ++cell) any = any || cells_[cell].offset == Cell::kNotSaved;
+    for (int64_t cell = 0; cell < layout_.Cells(); ++cell) any = any || cells_[cell].offset < 0;
     if (!any) return;
     rows_.resize(batch_.rows);
     Parallel(threads_, batch_.rows, [&](int, int64_t row) {
@@ -195,8 +195,8 @@ class LinearBackward {
     float *of_weight = WantsWeight() ? own.weight.Place(gradients_.weight, begin, count) : nullptr;
     if (WantsWeight()) own.bias.assign(classes, 0);
     for (int64_t row = first_row; row < last_row;) {
-      const int64_t slab = row / kSlab, end = std::min((slab + 1) * kSlab, last_row);
-      const Piece piece = {first_class / kTile, slab, first_class, classes, row, end - row};
+      const int64_t end = std::min((row / kSlab + 1) * kSlab, last_row);
+      const Piece piece = {first_class / kTile, first_class, classes, row, end - row};
       const bool is_sparse = IsSparse(piece);
       is_sparse ? LoadTerms(piece, &own) : LoadMatrix(piece, &own);
       if (WantsFeatures()) {
@@ -215,36 +215,47 @@ class LinearBackward {
     for (int64_t i = 0; i < classes; ++i) gradients_.bias.Set(first_class + i, own.bias[i]);
   }
 
-  const Cell &CellOf(const Piece &piece) const { return cells_[layout_.CellIndex(piece.block, piece.slab)]; }
+  // Calls use(cell, first row, end) for the cells of a piece.
+  template <class Use>
+  void ForEachCell(const Piece &piece, Use use) const {
+    const int64_t last = piece.first_row + piece.rows;
+    for (int64_t row = piece.first_row; row < last;) {
+      const int64_t end = std::min((row / layout_.CellRows() + 1) * layout_.CellRows(), last);
+      use(cells_[layout_.CellIndex(piece.block, row)], row, end);
+      row = end;
+    }
+  }
 
   bool IsSparse(const Piece &piece) const {
     if (all_dense_) return false;
-    const int64_t rows = std::min(kSlab, batch_.rows - piece.slab * kSlab);
+    int64_t active = 0;
+    bool is_valid = true;
+    ForEachCell(piece, [&](const Cell &cell, int64_t, int64_t) {
+      is_valid = is_valid && cell.active >= 0;
+      active += cell.active;
+    });
     const int64_t classes = std::min(kTile, batch_.classes - piece.block * kTile);
-    return CellOf(piece).active >= 0 && CellOf(piece).active <= rows * classes / kSparse;
+    return is_valid && active <= piece.rows * classes / kSparse;
   }
 
-  bool IsSaved(const Piece &piece) const {
-    return layout_.SavedAs() == SavedLayout::Mode::kPacked || CellOf(piece).offset != Cell::kNotSaved;
-  }
-
-  // The numbers of active targets of the piece's classes in each of its rows: calls use(row, numbers), or
-  // use_pairs(row, pairs, count), where they were saved as a list.
+  // Calls use_numbers(row, numbers) with the numbers of active targets of the piece's classes in a row of a cell, or
+  // use_pairs(row, pairs, count) if they were saved as a list.
   template <class Numbers, class Pairs>
-  void ForEachRow(const Piece &piece, Worker *own, Numbers use_numbers, Pairs use_pairs) {
+  void ForEachRow(const Piece &piece, const Cell &cell, int64_t begin, int64_t end, Worker *own, Numbers use_numbers,
+                  Pairs use_pairs) {
     const int64_t width = SavedLayout::Padded(piece.classes);
     uint16_t numbers[kTile];
-    if (layout_.SavedAs() == SavedLayout::Mode::kPacked) {
-      for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
+    if (cell.offset >= 0) {
+      ReadList(piece, cell.offset, begin, end, use_pairs);
+    } else if (IsPacked(cell)) {
+      for (int64_t row = begin; row < end; ++row) {
         const uint8_t *packed = data_ + layout_.PackedOffset(piece.block, row) + piece.InBlock() / 8 * layout_.Bits();
         linear_.unpack(packed, width, layout_.Bits(), numbers);
         use_numbers(row, numbers);
       }
-    } else if (IsSaved(piece)) {
-      ReadList(piece, use_pairs);
     } else {
-      own->scores.Compute(layer_, features_, piece.first_class, piece.classes, piece.first_row, piece.rows);
-      for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
+      own->scores.Compute(layer_, features_, piece.first_class, piece.classes, begin, end - begin);
+      for (int64_t row = begin; row < end; ++row) {
         kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
         kernels_.active_targets(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, numbers);
         std::fill(numbers + piece.classes, numbers + width, uint16_t{0});
@@ -253,30 +264,39 @@ class LinearBackward {
     }
   }
 
-  // Nothing in the list is trusted.
+  bool IsPacked(const Cell &cell) const {
+    return cell.offset != Cell::kNotSaved && layout_.SavedAs() == SavedLayout::Mode::kPacked;
+  }
+
+  // Nothing in the list is trusted. Pairs of other classes of the block are left out.
   template <class Pairs>
-  void ReadList(const Piece &piece, Pairs use_pairs) const {
-    const int64_t part = piece.block / work_.range_blocks * work_.row_parts + piece.first_row / work_.part_rows;
-    const int64_t units = layout_.PoolUnits(), entry_units = layout_.EntryUnits();
-    const auto *pool = reinterpret_cast<const uint16_t *>(data_ + layout_.PoolOffset(part));
-    const int64_t counts = CellOf(piece).offset;
-    int64_t at = counts + piece.rows;
-    if (counts < 0 || at > units) FailSaved();
+  void ReadList(const Piece &piece, int64_t offset, int64_t begin, int64_t end, Pairs use_pairs) const {
+    if (layout_.SavedAs() == SavedLayout::Mode::kNothing) FailSaved();
+    const int64_t part = piece.block / work_.range_blocks * work_.row_parts + begin / work_.part_rows;
+    const int64_t units = layout_.RoomUnits(piece.block, begin), entry_units = layout_.EntryUnits();
+    const auto *room = reinterpret_cast<const uint16_t *>(data_ + layout_.RoomOffset(part, piece.block, begin));
+    const int64_t first_row = begin / layout_.CellRows() * layout_.CellRows();
+    const int64_t rows = std::min(layout_.CellRows(), batch_.rows - first_row);
+    int64_t at = offset + rows;
+    if (at > units) FailSaved();
     int32_t pairs[kTile];
-    for (int64_t i = 0; i < piece.rows; ++i) {
-      const int64_t count = pool[counts + i];
+    for (int64_t row = first_row; row < end; ++row) {
+      int64_t count = room[offset + row - first_row];
       if (count > kTile || at + count * entry_units > units) FailSaved();
       if (entry_units == 2) {
-        std::memcpy(pairs, pool + at, count * sizeof(*pairs));
+        std::memcpy(pairs, room + at, count * sizeof(*pairs));
       } else {
-        std::copy_n(pool + at, count, pairs);
+        std::copy_n(room + at, count, pairs);
       }
       at += count * entry_units;
-      int32_t last = 0;
-      for (int64_t pair = 0; pair < count; ++pair)
-        last = std::max(last, pairs[pair] & (static_cast<int32_t>(kTile) - 1));
-      if (last >= piece.classes) FailSaved();
-      use_pairs(piece.first_row + i, pairs, count);
+      if (row < begin) continue;
+      int64_t kept = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t index = (pairs[i] & (static_cast<int32_t>(kTile) - 1)) - piece.InBlock();
+        pairs[kept] = pairs[i] - static_cast<int32_t>(piece.InBlock());
+        kept += index >= 0 && index < piece.classes ? 1 : 0;
+      }
+      use_pairs(row, pairs, kept);
     }
   }
 
@@ -314,13 +334,15 @@ class LinearBackward {
       used += count;
       finish_row(row);
     };
-    ForEachRow(
-        piece, own,
-        [&](int64_t row, const uint16_t *numbers) {
-          int32_t pairs[kTile + 16];
-          add_pairs(row, pairs, linear_.compact(numbers, width, pairs));
-        },
-        add_pairs);
+    ForEachCell(piece, [&](const Cell &cell, int64_t begin, int64_t end) {
+      ForEachRow(
+          piece, cell, begin, end, own,
+          [&](int64_t row, const uint16_t *numbers) {
+            int32_t pairs[kTile + 16];
+            add_pairs(row, pairs, linear_.compact(numbers, width, pairs));
+          },
+          add_pairs);
+    });
   }
 
   void LoadMatrix(const Piece &piece, Worker *own) {
@@ -328,29 +350,34 @@ class LinearBackward {
     own->stride = width;
     own->matrix.resize(kSlab * kTile);
     const auto at = [&](int64_t row) { return own->matrix.data() + (row - piece.first_row) * width; };
-    if (IsSaved(piece)) {
+    ForEachCell(piece, [&](const Cell &cell, int64_t begin, int64_t end) {
+      if (cell.offset < 0 && !IsPacked(cell)) return MultiplyAgain(piece, begin, end, own);
       ForEachRow(
-          piece, own, [&](int64_t row, const uint16_t *numbers) { linear_.convert(numbers, width, at(row)); },
+          piece, cell, begin, end, own,
+          [&](int64_t row, const uint16_t *numbers) { linear_.convert(numbers, width, at(row)); },
           [&](int64_t row, const int32_t *pairs, int64_t count) {
             std::fill_n(at(row), width, 0.0f);
             for (int64_t i = 0; i < count; ++i) {
               at(row)[pairs[i] & ((1 << kClassBits) - 1)] = static_cast<float>(pairs[i] >> kClassBits);
             }
           });
-    } else {
-      own->scores.Compute(layer_, features_, piece.first_class, piece.classes, piece.first_row, piece.rows);
-      for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
-        kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
-        kernels_.gradient_of_tiles(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts,
-                                   own->matrix.data());
-      }
-    }
+    });
     targets_.ForEach(piece.block, piece.first_row, piece.first_row + piece.rows, [&](const Target &target) {
       const int64_t index = target.index - piece.InBlock();
       if (index >= 0 && index < piece.classes) at(target.row)[index] = target.weight;
     });
     for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
       if (targets_.HasNan(row)) std::fill_n(at(row), width, NAN);
+    }
+  }
+
+  // Writes the numbers of active targets of a cell from its scores.
+  void MultiplyAgain(const Piece &piece, int64_t begin, int64_t end, Worker *own) {
+    own->scores.Compute(layer_, features_, piece.first_class, piece.classes, begin, end - begin);
+    float *matrix = own->matrix.data() + (begin - piece.first_row) * own->stride;
+    for (int64_t row = begin; row < end; ++row) {
+      kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
+      kernels_.gradient_of_tiles(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, matrix);
     }
   }
 
@@ -374,28 +401,17 @@ class LinearBackward {
   // Sorts the terms by class, so that the gradient of each class is written once.
   void AddWeight(const Piece &piece, bool add, Worker *own, float *of_weight) const {
     const int64_t size = layer_.features, count = own->row_ends[piece.rows - 1];
-    std::vector<int64_t> &ends = own->class_ends;
-    ends.assign(piece.classes, 0);
-    for (int64_t i = 0; i < count; ++i) ++ends[own->terms[i].index];
-    int64_t begin = 0;
-    for (int64_t &end : ends) begin += std::exchange(end, begin);
+    own->class_ends.resize(piece.classes);
     if (static_cast<int64_t>(own->by_class.size()) < count) own->by_class.resize(count);
-    for (int64_t row = 0, i = 0; row < piece.rows; ++row) {
-      for (; i < own->row_ends[row]; ++i) {
-        own->by_class[ends[own->terms[i].index]++] = {static_cast<int32_t>(piece.first_row + row),
-                                                      own->terms[i].weight};
-      }
-    }
-    begin = 0;
+    linear_.transpose(own->terms.data(), own->row_ends.data(), piece.rows, piece.first_row, piece.classes,
+                      own->class_ends.data(), own->by_class.data());
+    int64_t begin = 0;
     for (int64_t c = 0; c < piece.classes; ++c) {
-      const int64_t end = ends[c];
-      float *of_class = of_weight + c * size;
-      if (end > begin) {
-        linear_.sum_terms(own->by_class.data() + begin, end - begin, scaled_.data(), size, add, of_class);
-        for (; begin < end; ++begin) own->bias[c] += scale_[own->by_class[begin].index] * own->by_class[begin].weight;
-      } else if (!add) {
-        std::fill_n(of_class, size, 0.0f);
-      }
+      const int64_t end = own->class_ends[c];
+      const Term *terms = own->by_class.data() + begin;
+      if (end > begin || !add) linear_.sum_terms(terms, end - begin, scaled_.data(), size, add, of_weight + c * size);
+      if (end > begin) own->bias[c] += linear_.sum_scaled(terms, end - begin, scale_.data());
+      begin = end;
     }
   }
 

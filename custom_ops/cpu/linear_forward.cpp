@@ -13,8 +13,6 @@ namespace {
 
 constexpr int64_t kMostRanges = 32, kFewRanges = 4;
 constexpr int64_t kFeaturesOfRanges = 1 << 22;  // floats that the ranges' gradients of the features may take
-constexpr int64_t kFewBlocks = 8;               // with fewer, rows are divided too,
-constexpr int64_t kFewRows = 64;                // into so many
 
 Elements ReadElements(const Arguments &arguments, int index, const char *name, int64_t size) {
   const Dtype dtype = arguments.ReadDtype(index, name);
@@ -63,9 +61,7 @@ LinearWork::LinearWork(int64_t rows, int64_t classes, int64_t features, int64_t 
   ranges = std::min(blocks, std::clamp(room, kFewRanges, kMostRanges));
   range_blocks = (blocks + ranges - 1) / ranges;
   ranges = (blocks + range_blocks - 1) / range_blocks;
-  // The pairs of a slab are listed by one thread.
-  const int64_t few_rows = layout.SavedAs() == SavedLayout::Mode::kLists ? kSlab : kFewRows;
-  part_rows = blocks < kFewBlocks ? few_rows : std::max<int64_t>(rows, 1);
+  part_rows = blocks < kFewBlocks ? layout.CellRows() : std::max<int64_t>(rows, 1);
   row_parts = std::max<int64_t>((rows + part_rows - 1) / part_rows, 1);
   layout.DivideAmong(Parts());
 }
@@ -125,63 +121,78 @@ void BlockScores::Compute(const Layer &layer, const float *features, int64_t fir
 
 namespace {
 
-// Saves the numbers of a part of the work: some ranges of classes and some rows.
+// Saves the numbers of active targets of a part of the work, cell by cell.
 class Saver {
  public:
   Saver(const SavedLayout &layout, int64_t part, int32_t *saved)
       : layout_(layout),
+        is_packed_(layout.SavedAs() == SavedLayout::Mode::kPacked),
+        part_(part),
         cells_(reinterpret_cast<Cell *>(saved)),
-        data_(reinterpret_cast<uint8_t *>(saved + 2 * layout.Cells())),
-        pool_(reinterpret_cast<uint16_t *>(data_ + layout.PoolOffset(part))) {}
+        data_(reinterpret_cast<uint8_t *>(saved + 2 * layout.Cells())) {}
 
-  void StartCell(int64_t block, int64_t slab, int64_t rows) {
-    cell_ = &cells_[layout_.CellIndex(block, slab)];
-    row_ = 0;
-    start_ = used_;
-    used_ += rows;
-    fits_ = layout_.SavedAs() == SavedLayout::Mode::kLists && used_ <= layout_.PoolUnits();
-    active_ = 0;
+  void StartCell(int64_t block, int64_t first_row, int64_t rows) {
+    cell_ = &cells_[layout_.CellIndex(block, first_row)];
+    room_ = data_ + layout_.RoomOffset(part_, block, first_row);
+    const int64_t units = layout_.RoomUnits(block, first_row);
+    if (is_packed_) {  // the list is made elsewhere, for the numbers may stay
+      copy_.resize(units);
+      list_ = copy_.data();
+      units_ = units;
+    } else {
+      list_ = reinterpret_cast<uint16_t *>(room_) + pool_used_;
+      units_ = units - pool_used_;
+    }
+    row_ = active_ = 0;
+    used_ = rows;
+    fits_ = layout_.SavedAs() != SavedLayout::Mode::kNothing && used_ <= units_;
   }
 
-  // The numbers of active targets of a block of one row, padded to `width`.
+  // The numbers of a block of one row, padded to `width`.
   void AddRow(int64_t block, int64_t row, const uint16_t *numbers, int64_t width) {
     const LinearKernels &kernels = SelectLinearKernels();
-    if (layout_.SavedAs() == SavedLayout::Mode::kPacked) {
-      active_ += kernels.count_active(numbers, width);
-      kernels.pack(numbers, width, layout_.Bits(), data_ + layout_.PackedOffset(block, row));
-      return;
-    }
-    int32_t pairs[kTile + 16];
-    const int64_t count = kernels.compact(numbers, width, pairs);
+    if (is_packed_) kernels.pack(numbers, width, layout_.Bits(), data_ + layout_.PackedOffset(block, row));
+    const int64_t count = kernels.count_active(numbers, width);
     active_ += count;
-    fits_ = fits_ && used_ + count * layout_.EntryUnits() <= layout_.PoolUnits();
+    fits_ = fits_ && used_ + count * layout_.EntryUnits() <= units_;
     if (!fits_) return;
-    pool_[start_ + row_++] = static_cast<uint16_t>(count);
+    int32_t pairs[kTile + 16];
+    kernels.compact(numbers, width, pairs);
+    list_[row_++] = static_cast<uint16_t>(count);
     if (layout_.EntryUnits() == 2) {
-      std::memcpy(pool_ + used_, pairs, count * sizeof(*pairs));
+      std::memcpy(list_ + used_, pairs, count * sizeof(*pairs));
     } else {
-      for (int64_t i = 0; i < count; ++i) pool_[used_ + i] = static_cast<uint16_t>(pairs[i]);
+      for (int64_t i = 0; i < count; ++i) list_[used_ + i] = static_cast<uint16_t>(pairs[i]);
     }
     used_ += count * layout_.EntryUnits();
   }
 
-  // Several parts may have rows of a cell.
   void FinishCell(bool is_finite, int64_t pairs) {
-    __atomic_fetch_add(&cell_->active, static_cast<int32_t>(is_finite ? active_ : pairs), __ATOMIC_RELAXED);
-    if (fits_) {
-      cell_->offset = static_cast<int32_t>(start_);
+    cell_->active = static_cast<int32_t>(is_finite ? active_ : pairs);
+    if (!fits_) {
+      cell_->offset = is_packed_ ? Cell::kPacked : Cell::kNotSaved;
+    } else if (is_packed_) {
+      std::memcpy(room_, list_, used_ * sizeof(*list_));
+      cell_->offset = 0;
     } else {
-      used_ = start_;
+      cell_->offset = static_cast<int32_t>(pool_used_);
+      pool_used_ += used_;
     }
   }
 
  private:
   const SavedLayout &layout_;
+  const bool is_packed_;
+  const int64_t part_;
   Cell *cells_;
   uint8_t *data_;
-  uint16_t *pool_;
-  Cell *cell_ = nullptr;
-  int64_t used_ = 0, start_ = 0, row_ = 0, active_ = 0;
+  int64_t pool_used_ = 0;
+  std::vector<uint16_t> copy_;
+
+  Cell *cell_ = nullptr;  // that is being saved, and its list
+  uint8_t *room_ = nullptr;
+  uint16_t *list_ = nullptr;
+  int64_t units_ = 0, used_ = 0, row_ = 0, active_ = 0;
   bool fits_ = false;
 };
 
@@ -230,11 +241,11 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
       const int64_t block = first_class / kTile, classes = std::min(kTile, batch.classes - first_class);
       const int64_t width = SavedLayout::Padded(classes);
       for (int64_t begin = part_begin; begin < part_end;) {
-        const int64_t end = std::min((begin / kSlab + 1) * kSlab, part_end);
+        const int64_t end = std::min((begin / layout.CellRows() + 1) * layout.CellRows(), part_end);
         own.scores.Compute(layer, features, first_class, classes, begin, end - begin);
         const Batch &view = own.scores.View();
         const Tiles tiles = own.scores.BlockTiles();
-        saver.StartCell(block, begin / kSlab, end - begin);
+        saver.StartCell(block, begin, end - begin);
         for (int64_t row = begin; row < end; ++row) {
           const PartialSum sum = kernels.sum_tiles(view, rows[row], tiles);
           sums[range * batch.rows + row] += kernels.finish_sum(view, rows[row], tiles, sum);

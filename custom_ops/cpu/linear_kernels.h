@@ -34,6 +34,12 @@ struct LinearKernels {
   // sum = weighted sum of the vectors that the terms name, added to what is there if `add`. Vector i has `size` numbers
   // from vectors + i * size on.
   void (*sum_terms)(const Term *terms, int64_t count, const float *vectors, int64_t size, bool add, float *sum);
+  // Sorts the terms (class, weight) of rows, of which row i ends at row_ends[i], by class: writes terms (row, weight),
+  // the first row being `first_row`, and where those of each class end.
+  void (*transpose)(const Term *terms, const int64_t *row_ends, int64_t rows, int64_t first_row, int64_t classes,
+                    int32_t *class_ends, Term *by_class);
+  // The sum of weight * values[index], in float64.
+  double (*sum_scaled)(const Term *terms, int64_t count, const double *values);
   // The dot product, in float64.
   double (*dot)(const float *a, const float *b, int64_t size);
   // sums += weight * numbers.

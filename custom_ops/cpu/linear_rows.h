@@ -1,7 +1,10 @@
 // The inner loops of the linear layer (linear_kernels.h), for the instruction set that row.cpp is compiled for.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "linear_kernels.h"
 #include "simd.h"
@@ -133,6 +136,26 @@ void SumTerms(const Term *terms, int64_t count, const float *vectors, int64_t si
     for (int64_t i = 0; i < count; ++i) total += terms[i].weight * vectors[terms[i].index * size + d];
     sum[d] = total;
   }
+}
+
+void Transpose(const Term *terms, const int64_t *row_ends, int64_t rows, int64_t first_row, int64_t classes,
+               int32_t *class_ends, Term *by_class) {
+  std::fill_n(class_ends, classes, 0);
+  const int64_t count = row_ends[rows - 1];
+  for (int64_t i = 0; i < count; ++i) ++class_ends[terms[i].index];
+  int32_t begin = 0;
+  for (int64_t c = 0; c < classes; ++c) begin += std::exchange(class_ends[c], begin);
+  for (int64_t row = 0, i = 0; row < rows; ++row) {
+    for (; i < row_ends[row]; ++i) {
+      by_class[class_ends[terms[i].index]++] = {static_cast<int32_t>(first_row + row), terms[i].weight};
+    }
+  }
+}
+
+double SumScaled(const Term *terms, int64_t count, const double *values) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += terms[i].weight * values[terms[i].index];
+  return sum;
 }
 
 double Dot(const float *a, const float *b, int64_t size) {
