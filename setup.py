@@ -85,13 +85,14 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split("."))) + (".dll" if SYSTEM == "win" else ".so")
 
     def run(self):
+        self.in_checkout = bool(self.inplace) or Path(self.build_lib).parts[0] == "build"
         for name in {"mindspore_mlml._cpu", "mindspore_mlml._cuda"} - {ext.name for ext in self.extensions or ()}:
             self._remove(name)
         super().run()
 
     def _remove(self, name):
         """Removes the library that an earlier build left."""
-        for folder in (".", self.build_lib) if Path(self.build_lib).parts[0] == "build" else ():
+        for folder in (".", self.build_lib) if self.in_checkout else ():
             Path(folder, self.get_ext_filename(name)).unlink(missing_ok=True)
 
     def build_extension(self, ext):
@@ -115,7 +116,7 @@ class BuildKernels(build_ext):
 
     def _build(self, library, built, sources, commands, build):
         """Builds a library, unless the same commands built it from the same sources. The last command links."""
-        versions = [version_of(compiler_command()), version_of(commands[-1][:1])]
+        versions = [version_of(compiler, built.parent) for compiler in (compiler_command(), commands[-1][:1])]
         contents = [Path(source).read_bytes() for source in sources if Path(source).is_file()]
         fingerprint = hashlib.sha256(repr((commands, versions, contents)).encode()).hexdigest()
         stamp = built.with_suffix(".stamp")
@@ -174,9 +175,10 @@ def compiler_command():
     return words_of(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
-def version_of(compiler):
+def version_of(compiler, folder):
+    """What a compiler prints about itself, in a folder for what it leaves: Zig writes an empty a.o."""
     try:
-        return subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+        return subprocess.run([*compiler, "--version"], cwd=folder, capture_output=True, check=False).stdout
     except OSError as error:
         return error.strerror
 

@@ -16,7 +16,7 @@
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
     defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
-#error "The kernels need NaN, infinities and sums in their order: compile without -ffast-math, -Ofast and parts of them."
+#error "The kernels need NaN, infinities and ordered sums: compile without -ffast-math, -Ofast or parts of them."
 #endif
 
 #if defined(__CUDACC__)

@@ -113,12 +113,12 @@ class Compiler:
         return lines
 
 
-def build(checkout, **environment):
+def build(checkout, command=("build",), **environment):
     """The finished process of a build in the checkout, without the kernels that the environment does not choose."""
     names = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "CUDA_PATH")
     environment = {"MLML_WITH_CUDA": "0", **dict.fromkeys(names, ""), **environment}
     environment = {name: str(value) for name, value in environment.items()}
-    return run_program(sys.executable, "setup.py", "build", cwd=checkout, **environment)
+    return run_program(sys.executable, "setup.py", *command, cwd=checkout, **environment)
 
 
 @pytest.fixture
@@ -362,6 +362,15 @@ def test_where_nvcc_fails_and_cuda_is_wanted_the_build_fails(fault, checkout, tm
     line = result.stderr.splitlines()[-1]
     assert line.startswith("MLML_WITH_CUDA=1, but the CUDA kernels cannot be built: ")
     assert all(part in line for part in (BROKEN[fault][1], str(nvcc), "MLML_WITH_CUDA=0"))
+
+
+@pytest.mark.parametrize("environment", [{}, {"MLML_WITH_CUDA": "0"}])
+def test_a_build_in_place_leaves_no_older_cuda_library(environment, checkout, tmp_path):
+    nvcc = broken_nvcc(tmp_path, "unable to compile")
+    (checkout / "mindspore_mlml" / "_cuda.so").touch()
+    result = build_cuda(checkout, nvcc, command=("build_ext", "--inplace"), **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not (checkout / "mindspore_mlml" / "_cuda.so").exists()
 
 
 @pytest.mark.slow

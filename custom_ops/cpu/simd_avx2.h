@@ -31,7 +31,7 @@ inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast
 template <int kMask>
 inline Floats Exchange(Floats value) {
   constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};  // lanes 3 to 0 of each four, two bits for each
-  constexpr int kInFour = kOfFour[kMask % 4];  // a constant without optimization, too
+  constexpr int kInFour = kOfFour[kMask % 4];          // a constant without optimization, too
   const Floats halves = kMask < 4 ? value : Floats(_mm256_permute2f128_ps(value, value, 1));
   return _mm256_permute_ps(halves, kInFour);
 }

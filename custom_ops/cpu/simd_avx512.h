@@ -39,7 +39,7 @@ inline bool AnyNegative(Ints value) { return _mm512_movepi32_mask(reinterpret_ca
 
 template <int kMask>
 inline Floats Exchange(Floats value) {
-  constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};  // of numbers 3 to 0, two bits for each
+  constexpr int kOfFour[] = {0xe4, 0xb1, 0x4e, 0x1b};                       // of numbers 3 to 0, two bits for each
   constexpr int kFours = kOfFour[kMask / 4], kInFour = kOfFour[kMask % 4];  // constants without optimization, too
   return _mm512_permute_ps(_mm512_shuffle_f32x4(value, value, kFours), kInFour);
 }
