@@ -8,7 +8,8 @@
 //
 //   cells   one Cell for each block and CellRows() rows, block by block
 //   data    the room for each cell, in the same order, or one pool for each part
-// A list has the number of pairs in each of its rows, then the pairs, row by row, as 16 or 32 bits each.
+// No list is longer than a sparse cell needs it. A list has the number of pairs in each of its rows, then the pairs,
+// row by row, as 16 or 32 bits each.
 #pragma once
 
 #include <algorithm>
@@ -25,6 +26,10 @@ constexpr int64_t kFewRows = 64;                    // into so many
 constexpr int64_t kMostPacked = int64_t{26} << 20;  // bytes
 constexpr int64_t kMostListed = int64_t{20} << 20;
 constexpr int64_t kMostSavedLabels = 65535;
+
+// Up to this share of active pairs, one in so many, a cell is sparse: the gradients take less time as sums over its
+// pairs than as products of matrices.
+constexpr int64_t kSparse = 10;
 
 struct Cell {
   int32_t active;  // how many pairs are active; all of them if a score is not finite

@@ -14,9 +14,6 @@
 namespace mlml {
 namespace {
 
-// Up to this share of active pairs, sums over them take less time than products of matrices.
-constexpr int64_t kSparse = 8;  // one in so many
-
 // A class that is a target of a row, and minus the number of classes that its targets are active with.
 struct Target {
   int32_t row;
@@ -279,6 +276,8 @@ class LinearBackward {
     const int64_t rows = std::min(layout_.CellRows(), batch_.rows - first_row);
     int64_t at = offset + rows;
     if (at > units) FailSaved();
+    const auto first = static_cast<int32_t>(piece.InBlock()), classes = static_cast<int32_t>(piece.classes);
+    const bool is_whole = classes == kTile;  // no class within a block is too large
     int32_t pairs[kTile];
     for (int64_t row = first_row; row < end; ++row) {
       int64_t count = room[offset + row - first_row];
@@ -289,14 +288,7 @@ class LinearBackward {
         std::copy_n(room + at, count, pairs);
       }
       at += count * entry_units;
-      if (row < begin) continue;
-      int64_t kept = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t index = (pairs[i] & (static_cast<int32_t>(kTile) - 1)) - piece.InBlock();
-        pairs[kept] = pairs[i] - static_cast<int32_t>(piece.InBlock());
-        kept += index >= 0 && index < piece.classes ? 1 : 0;
-      }
-      use_pairs(row, pairs, kept);
+      if (row >= begin) use_pairs(row, pairs, is_whole ? count : linear_.keep(pairs, count, first, classes));
     }
   }
 
@@ -428,11 +420,12 @@ class LinearBackward {
   void FinishFeatures() {
     const int64_t size = layer_.features, all = batch_.rows * size;
     Parallel(threads_, batch_.rows, [&](int, int64_t row) {
-      for (int64_t i = row * size; i < (row + 1) * size; ++i) {
-        double sum = 0;
-        for (int64_t range = 0; range < work_.ranges; ++range) sum += sums_[range * all + i];
-        gradients_.features.Set(i, targets_.HasNan(row) ? NAN : sum * scale_[row]);
+      std::vector<double> sums(size);
+      for (int64_t range = 0; range < work_.ranges; ++range) {
+        linear_.add_scaled(sums_.data() + range * all + row * size, size, 1, sums.data());
       }
+      const double scale = targets_.HasNan(row) ? NAN : scale_[row];
+      for (int64_t i = 0; i < size; ++i) gradients_.features.Set(row * size + i, sums[i] * scale);
     });
   }
 

@@ -136,9 +136,9 @@ class Saver {
     room_ = data_ + layout_.RoomOffset(part_, block, first_row);
     const int64_t units = layout_.RoomUnits(block, first_row);
     if (is_packed_) {  // the list is made elsewhere, for the numbers may stay
-      copy_.resize(units);
+      units_ = std::min(units, rows + rows * kTile / kSparse * layout_.EntryUnits());
+      copy_.resize(units_);
       list_ = copy_.data();
-      units_ = units;
     } else {
       list_ = reinterpret_cast<uint16_t *>(room_) + pool_used_;
       units_ = units - pool_used_;

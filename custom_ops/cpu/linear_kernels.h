@@ -27,6 +27,9 @@ struct LinearKernels {
   // Writes a pair for each number that is not 0, and as many numbers as a vector has lanes behind them. Returns how
   // many pairs there are.
   int64_t (*compact)(const uint16_t *numbers, int64_t count, int32_t *pairs);
+  // Keeps the pairs whose class is one of `classes` from `first` on, and counts their classes from there. Returns how
+  // many there are.
+  int64_t (*keep)(int32_t *pairs, int64_t count, int32_t first, int32_t classes);
   // Writes the terms (class, number) of pairs.
   void (*expand)(const int32_t *pairs, int64_t count, Term *terms);
   // Converts numbers to float.

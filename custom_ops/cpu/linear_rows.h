@@ -100,6 +100,16 @@ int64_t Compact(const uint16_t *numbers, int64_t count, int32_t *pairs) {
   return found;
 }
 
+int64_t Keep(int32_t *pairs, int64_t count, int32_t first, int32_t classes) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t index = (pairs[i] & ((1 << kClassBits) - 1)) - first;
+    pairs[kept] = pairs[i] - first;
+    kept += index >= 0 && index < classes ? 1 : 0;
+  }
+  return kept;
+}
+
 void Expand(const int32_t *pairs, int64_t count, Term *terms) {
   for (int64_t i = 0; i < count; ++i) {
     terms[i] = {pairs[i] & ((1 << kClassBits) - 1), static_cast<float>(pairs[i] >> kClassBits)};
@@ -109,6 +119,9 @@ void Expand(const int32_t *pairs, int64_t count, Term *terms) {
 void Convert(const uint16_t *numbers, int64_t count, float *to) {
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(numbers[i]);
 }
+
+// The vectors come from the second-level cache or from memory: those of so many terms ahead are fetched.
+constexpr int64_t kAhead = 4;
 
 // The sum for kVectorsOfSum vectors of numbers, in registers.
 template <int kVectorsOfSum>
@@ -120,6 +133,11 @@ MLML_INLINE void SumVectors(const Term *terms, int64_t count, const float *vecto
   for (int64_t i = 0; i < count; ++i) {
     const float *vector = vectors + terms[i].index * size;
     const Floats weight = Fill(terms[i].weight);
+    if (i + kAhead < count) {
+      const float *later = vectors + terms[i + kAhead].index * size;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectorsOfSum; v += 64 / (4 * kLanes)) __builtin_prefetch(later + v * kLanes);
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < kVectorsOfSum; ++v) sums[v] = MultiplyAdd(weight, Load(vector + v * kLanes), sums[v]);
   }

@@ -30,8 +30,8 @@ constexpr RowKernels kKernels = {
 
 extern const RowKernels kFloat16 = kKernels<Float16>;
 extern const RowKernels kFloat32 = kKernels<float>;
-extern const LinearKernels kLinear = {Pack,     Unpack,    CountActive, Compact, Expand,   Convert,
-                                      SumTerms, Transpose, SumScaled,   Dot,     AddScaled};
+extern const LinearKernels kLinear = {Pack,    Unpack,   CountActive, Compact,   Keep, Expand,
+                                      Convert, SumTerms, Transpose,   SumScaled, Dot,  AddScaled};
 
 }  // namespace MLML_ISA
 }  // namespace mlml
