@@ -112,9 +112,9 @@ def test_check_targets_lets_good_targets_pass(emulated, monkeypatch):
     assert loss == np.float32(0.75)
 
 
-# Rows by their number of targets. The sizes are those at which the kernels change their method: a short row has blocks of
-# 32 threads, whose trees have 127 targets, others have blocks of 256 and trees of 1023. A tree is sorted in another way if
-# it has no more targets than threads, which can be so of the last of several trees. Some rows are cut into pieces.
+# Classes, and the number of targets of each row. The kernels change their method at these sizes: a short row has blocks
+# of 32 threads, whose trees have 127 targets, others have blocks of 256 and trees of 1023. A tree is sorted in another
+# way if it has no more targets than threads, as the last of several trees may. Long rows are cut into pieces.
 CASES = {
     "short": (128, (0, 1, 5, 20, 33, 100, 127, 128, 140, 300)),
     "long": (2100, (0, 3, 300, 1000, 1100, 1300)),

@@ -68,10 +68,11 @@ __device__ __noinline__ int FindFlags(const Row<T, kSlice> &row, int64_t begin, 
   return flags;
 }
 
-// The sum of a piece from its formula in double: for scores so large that float32 overflows on the way. Those of float16
-// are not.
+// The sum of a piece from its formula in double: for scores so large that float32 overflows on the way, as
+// those of float16 never are.
 template <int kBlock, bool kSlice>
-__device__ __noinline__ double SumInDouble(const Row<float, kSlice> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
+__device__ __noinline__ double SumInDouble(const Row<float, kSlice> &row, int64_t begin, int64_t end,
+                                           Tree<kBlock> *tree) {
   double sum = 0;
   ForEachVector<kBlock>(row, begin, end, -kInfinity, tree, [&](int64_t, const auto &scores, uint32_t) {
     for (int64_t j = 0; j < row.num_targets; ++j) {
