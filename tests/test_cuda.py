@@ -19,7 +19,7 @@ from tests.support.builds import build_emulated
 from tests.support.cases import DTYPES, REDUCTIONS
 from tests.support.host import Host
 from tests.support.processes import run_python
-from tests.support.reference import expectation, loss_and_gradient
+from tests.support.reference import TOLERANCE, expectation, loss_and_gradient
 from tools import fuzz_kernels, fuzz_slices, gpu_check
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +112,53 @@ def test_check_targets_lets_good_targets_pass(emulated, monkeypatch):
     assert loss == np.float32(0.75)
 
 
+# Classes, and the number of targets of each row. The kernels change their method at these sizes: a short row has blocks
+# of 32 threads, whose trees have 127 targets, others have blocks of 256 and trees of 1023. A tree is sorted in another
+# way if it has no more targets than threads, as the last of several trees may. Long rows are cut into pieces.
+CASES = {
+    "short": (128, (0, 1, 5, 20, 33, 100, 127, 128, 140, 300)),
+    "long": (2100, (0, 3, 300, 1000, 1100, 1300)),
+    "in pieces": (12300, (0, 2, 30, 1000)),
+    "in pieces, several trees": (4200, (1100, 3, 1)),
+}
+SPECIAL = ("none", "nan", "infinite", "large")
+
+
+def make_case(rng, dtype, classes, counts, special):
+    input = rng.standard_normal((len(counts), classes)).astype(dtype)
+    target = np.full((len(counts), max(counts)), -1, np.int32)
+    for row, count in enumerate(counts):
+        target[row, :count] = rng.integers(0, classes, count)
+    if special == "nan":
+        input[:, classes // 2] = np.nan
+        target[2, 0] = classes
+    elif special == "infinite":
+        input[:, 1], input[::2, classes - 2], input[1::3, 5] = -np.inf, np.inf, np.inf
+    elif special == "large":  # differences overflow in the dtype
+        input = np.where(rng.integers(0, 2, input.shape), 0.9, -0.9).astype(dtype) * np.finfo(dtype).max
+    return input, target
+
+
+def check_whole(library, input, target, reduction, dout):
+    dtype = input.dtype.type
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = [value.astype(dtype) for value in loss_and_gradient(input, target, reduction, dout)]
+    for actual, value in zip(run_whole(library, input, target, reduction, dout), expected):
+        np.testing.assert_allclose(actual, value, 2 * TOLERANCE[dtype], np.finfo(dtype).smallest_subnormal)
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_kernels_equal_the_reference_by_each_method(emulated, rng, case, dtype, special):
+    classes, counts = CASES[case]
+    reduction = REDUCTIONS[SPECIAL.index(special) % 3]
+    input, target = make_case(rng, dtype, classes, counts, special)
+    dout = make_dout(rng, len(counts), reduction, dtype)
+    check_whole(emulated, input, target, reduction, dout)
+    check_slices(emulated, input, target, reduction, dout, 1 if special == "none" else 5)
+
+
 def run_slices(library, input, target, reduction, dout, slices):
     """The loss on each rank, the gradient put together, and each row's loss as the ranks tell each other, when the
     classes are cut into slices."""
@@ -178,6 +225,68 @@ def test_slices_make_of_what_is_not_finite_what_the_whole_makes(emulated, rng, c
     input[7] = np.where(np.arange(classes) % 2, 3e38, -3e38)
     target[8, 0] = -1
     check_slices(emulated, input, target, "none", make_dout(rng, 9, "none", np.float32), slices)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_longer_than_a_tile_of_marked_targets(emulated, rng, dtype):
+    """So many rows are not cut into pieces, and those that do not begin at an aligned address need a second tile."""
+    input, target = np.zeros((257, 32767), dtype), np.full((257, 3), -1, np.int32)
+    input[1:4] = rng.standard_normal((3, 32767))
+    target[1:4] = [[0, 32766, 1], [32766, 40, -1], [32765, 32766, -1]]
+    input[2, 9], input[3] = np.inf, np.finfo(dtype).max * 0.9
+    input[3, 32764:] *= -1
+    dout = make_dout(rng, 257, "none", dtype)
+    check_whole(emulated, input, target, "none", dout)
+    check_slices(emulated, input, target, "none", dout, 1)
+
+
+def test_more_rows_than_blocks(emulated, rng, monkeypatch):
+    monkeypatch.setenv("MLML_CHECK_TARGETS", "1")
+    input = (rng.integers(-8, 8, (4100, 3)) / 4).astype(np.float32)  # so that hinges are exact
+    target = rng.integers(-1, 3, (4100, 2)).astype(np.int32)
+    losses, scores = np.empty(4100, np.float32), np.empty((4100, 2), np.float32)
+    place, header = np.array([3, 0, 1, 0], np.int64), np.empty(17, np.float32)
+    Kernel(emulated, fuzz_slices.CLASS_PARALLEL + "Header").prepare(input, target, place, header)()
+    of_losses = Kernel(emulated, "MultilabelMarginLossFromLabelsNone").prepare(input, target, losses)
+    of_scores = Kernel(emulated, fuzz_slices.CLASS_PARALLEL + "TargetScores").prepare(
+        input, target, place, header, scores
+    )
+    of_losses()
+    np.testing.assert_array_equal(losses, loss_and_gradient(input, target, "none")[0].astype(np.float32))
+    of_scores()
+    is_target = np.logical_and.accumulate(target >= 0, axis=1)
+    np.testing.assert_array_equal(scores, np.where(is_target, np.take_along_axis(input, np.maximum(target, 0), 1), 0))
+    target[4099] = [1, 3]
+    for run in (of_losses, of_scores):
+        with pytest.raises(RuntimeError, match=r"got (target|labels)\[4099\]\[1\] = 3"):
+            run()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_more_rows_than_threads_of_a_block(emulated, rng, dtype):
+    input = (rng.integers(-8, 8, (260, 9)) / 4).astype(dtype)
+    target = np.full((260, 3), -1, np.int32)
+    target[::32] = rng.integers(-1, 9, (9, 3))
+    for reduction in ("none", "sum"):
+        dout = make_dout(rng, 260, reduction, dtype)
+        check_whole(emulated, input, target, reduction, dout)
+        check_slices(emulated, input, target, reduction, dout, 6)
+
+
+def test_checksum_of_many_labels(emulated, rng):
+    """More labels than threads: each thread reads several."""
+    place, target = np.array([9, 0, 1, 0], np.int64), rng.integers(-1, 9, (6000, 100)).astype(np.int32)
+
+    def checksum():
+        header = np.zeros(17, np.float32)
+        input = np.zeros((6000, 9), np.float32)
+        Kernel(emulated, fuzz_slices.CLASS_PARALLEL + "Header").prepare(input, target, place, header)()
+        return header[1:].tolist()
+
+    before = checksum()
+    assert checksum() == before
+    target[5999, 99] += 1
+    assert checksum() != before
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4])

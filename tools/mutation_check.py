@@ -715,7 +715,12 @@ MUTANTS = [
         "check += Threshold(TargetScore(row, first + j)) * 0.0f;",
         ";",
     ),
-    ("CUDA: float32 overflows on the way", CUDA_LOSS, "if (!isfinite(sum) && !DecideSum(flags)) {", "if (false) {"),
+    (
+        "CUDA: float32 overflows on the way",
+        CUDA_LOSS,
+        "if (!isfinite(sum) && !DecideSum(flags)) sum =",
+        "if (false) sum =",
+    ),
     ("CUDA: hinges below 0 are added", CUDA_LOSS, "fmaxf(scores[e] - threshold, 0.0f)", "scores[e] - threshold"),
     ("CUDA: the flags of a piece are lost", CUDA_LOSS, "sum.flags |= partials[group * pieces + piece].flags;", ";"),
     (

@@ -3,6 +3,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <type_traits>
 
 #include "tree.cuh"
 
@@ -67,9 +68,11 @@ __device__ __noinline__ int FindFlags(const Row<T, kSlice> &row, int64_t begin, 
   return flags;
 }
 
-// The sum of a piece from its formula in double: for scores so large that float32 overflows on the way.
-template <int kBlock, class T, bool kSlice>
-__device__ __noinline__ double SumInDouble(const Row<T, kSlice> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
+// The sum of a piece from its formula in double: for scores so large that float32 overflows on the way, as
+// those of float16 never are.
+template <int kBlock, bool kSlice>
+__device__ __noinline__ double SumInDouble(const Row<float, kSlice> &row, int64_t begin, int64_t end,
+                                           Tree<kBlock> *tree) {
   double sum = 0;
   ForEachVector<kBlock>(row, begin, end, -kInfinity, tree, [&](int64_t, const auto &scores, uint32_t) {
     for (int64_t j = 0; j < row.num_targets; ++j) {
@@ -126,8 +129,8 @@ __device__ PartialSum SumOfPiece(const Problem<T, kSlice> &problem, int64_t inde
   const bool finite = __syncthreads_or(check != 0) == 0;
   const int flags = finite ? 0 : FindFlags<kBlock>(row, begin, end, shared);
   sum = BlockSum<kBlock>(sum, shared);
-  if (!isfinite(sum) && !DecideSum(flags)) {
-    sum = SumInDouble<kBlock>(row, begin, end, shared);
+  if constexpr (std::is_same_v<T, float>) {
+    if (!isfinite(sum) && !DecideSum(flags)) sum = SumInDouble<kBlock>(row, begin, end, shared);
   }
   return {sum, flags};
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <ucontext.h>
 
@@ -40,29 +41,22 @@ class Block {
   }
 
   void Run(unsigned threads, const std::function<void()> &kernel) {
-    constexpr size_t kStack = 1 << 17;
     kernel_ = &kernel;
-    fibers_.resize(threads);
-    for (Fiber &fiber : fibers_) {
-      if (!fiber.stack) fiber.stack.reset(new char[kStack]);
-      fiber.done = false;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = &scheduler_;
-      makecontext(&fiber.context, Enter, 0);
-    }
+    while (fibers_.size() < threads) fibers_.push_back(std::make_unique<Fiber>());
     std::vector<unsigned> order(threads);
-    for (unsigned i = 0; i < threads; ++i) order[i] = i;
+    for (unsigned i = 0; i < threads; ++i) {
+      order[i] = i;
+      fibers_[i]->done = false;
+    }
     for (bool running = true; running;) {
       std::shuffle(order.begin(), order.end(), random_);
       unsigned waiting = 0;
       votes_ = 0;
       for (unsigned thread : order) {
-        if (fibers_[thread].done) continue;
+        if (fibers_[thread]->done) continue;
         running_ = thread;
-        swapcontext(&scheduler_, &fibers_[thread].context);
-        waiting += !fibers_[thread].done;
+        Switch(&scheduler_, &fibers_[thread]->context);
+        waiting += !fibers_[thread]->done;
       }
       if (waiting != 0 && waiting != threads) {
         std::fprintf(stderr, "only %u of %u threads are at a barrier\n", waiting, threads);
@@ -75,27 +69,58 @@ class Block {
 
   int Barrier(int vote) {
     votes_ |= vote != 0;
-    swapcontext(&fibers_[running_].context, &scheduler_);
+    Switch(&fibers_[running_]->context, &scheduler_);
     return result_;
   }
 
   dim3 Thread() const { return dim3(running_); }
 
  private:
+  struct Context {
+    ucontext_t start;  // of a fiber: where it begins
+    jmp_buf registers;
+    bool is_started = true;
+  };
+
+  // Runs the kernel once for each block that it is a thread of.
   struct Fiber {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    Context context;
+    std::vector<char> stack = std::vector<char>(1 << 17);
     bool done = false;
+
+    Fiber() {
+      getcontext(&context.start);
+      context.start.uc_stack.ss_sp = stack.data();
+      context.start.uc_stack.ss_size = stack.size();
+      context.is_started = false;
+      makecontext(&context.start, Enter, 0);
+    }
   };
 
   static void Enter() {
-    (*Current().kernel_)();
-    Current().fibers_[Current().running_].done = true;
+    Block &block = Current();
+    for (;;) {
+      Fiber *fiber = block.fibers_[block.running_].get();
+      (*block.kernel_)();
+      fiber->done = true;
+      Switch(&fiber->context, &block.scheduler_);
+    }
+  }
+
+  static void Switch(Context *from, Context *to) {
+#if defined(__SANITIZE_ADDRESS__)
+    swapcontext(&from->start, &to->start);
+#else  // without system calls
+    if (_setjmp(from->registers) != 0) return;
+    if (to->is_started) _longjmp(to->registers, 1);
+    to->is_started = true;
+    setcontext(&to->start);
+#endif
   }
 
   const std::function<void()> *kernel_ = nullptr;
-  ucontext_t scheduler_;
-  std::vector<Fiber> fibers_;
+  Context scheduler_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
   unsigned running_ = 0;
   int votes_ = 0, result_ = 0;
   std::mt19937 random_{std::random_device{}()};

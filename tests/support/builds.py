@@ -34,7 +34,11 @@ def build_cpu(folder, flags):
     return Path(folder, "lib", "mindspore_mlml", "_cpu.so")
 
 
-def build_emulated(folder, flags="-O2", kernels=KERNELS):
+# What a GPU makes of a number that the integer type does not have is not defined, NaN included: the program ends.
+NO_UNDEFINED_CONVERSIONS = "-fsanitize=float-cast-overflow -fno-sanitize-recover=all"
+
+
+def build_emulated(folder, flags=f"-O2 {NO_UNDEFINED_CONVERSIONS}", kernels=KERNELS):
     """Builds the source of the CUDA kernels, as it is, for an emulation on the CPU; returns the library's path."""
     library = Path(folder, "_cuda.so")
     command = ["g++", "-std=c++17", *flags.split(), "-shared", "-fPIC", f"-I{ROOT / 'tests' / 'cuda_emulation'}"]
