@@ -18,7 +18,8 @@
 #include <string>
 #include <vector>
 
-enum TypeId : int {};  // MindSpore's; only ever copied from an input to an output
+// MindSpore's numbers of dtypes (mindapi/base/type_id.h), which its saved models contain: they do not change.
+enum TypeId : int { kNumberTypeInt32 = 34, kNumberTypeFloat32 = 43 };
 
 // MindSpore's, as far as a library can use it: the sizes of the memory that a kernel wants to be lent, which then comes
 // as further parameters behind the outputs. <Kernel>Init sets them, once; shapes may change afterwards.

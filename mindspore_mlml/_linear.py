@@ -11,7 +11,6 @@ from mindspore import ops
 
 from mindspore_mlml import _checks, _custom, _ops
 from mindspore_mlml._backends import LIBRARIES, kernel_in_use, problem_of
-from mindspore_mlml._custom import input_dtype
 from mindspore_mlml.functional import multilabel_margin_loss_from_labels
 
 CLASSES_OF_TOP_K = 16384  # that it looks at at a time
@@ -51,7 +50,7 @@ class _SavesAll(_saves_all_in_graph):
 _saves_all = _SavesAll()
 
 
-def _operator(symbol, inputs, outputs, out_shape, out_dtype, bprop=None):
+def _operator(symbol, inputs, outputs, out_shape=None, out_dtype=None, bprop=None):
     return _custom.aot(
         f"{LIBRARIES['cpu']}:MultilabelMarginLoss{symbol}", "CPU", inputs, outputs, out_shape, out_dtype, bprop
     )
@@ -59,15 +58,6 @@ def _operator(symbol, inputs, outputs, out_shape, out_dtype, bprop=None):
 
 def _forward_dtypes(features, *_):
     return features, ms.float32, ms.float32, ms.int32
-
-
-def _parameter_dtypes(features, labels, weight, bias, *_):
-    return weight, bias
-
-
-def gradient_dtypes(features, labels, weight, bias, *_):
-    """Those of the gradients of features, weight and bias."""
-    return features, weight, bias
 
 
 def _forward_shapes(reduction):
@@ -84,9 +74,9 @@ def _forward_shapes(reduction):
 def _make_bprop(reduction):
     inputs, name = (*LAYER, *_STATE, "dout"), reduction.capitalize()
     all_outputs = ("grad_features", "grad_weight", "grad_bias")
-    both = _operator(f"LinearGrad{name}", inputs, all_outputs, None, gradient_dtypes)
-    of_features = _operator(f"LinearGradFeatures{name}", inputs, all_outputs[:1], None, input_dtype)
-    of_parameters = _operator(f"LinearGradParameters{name}", inputs, all_outputs[1:], None, _parameter_dtypes)
+    both = _operator(f"LinearGrad{name}", inputs, all_outputs)
+    of_features = _operator(f"LinearGradFeatures{name}", inputs, all_outputs[:1])
+    of_parameters = _operator(f"LinearGradParameters{name}", inputs, all_outputs[1:])
 
     def bprop(features, labels, weight, bias, output, doutput):
         _, target_scores, active_classes, saved = output
@@ -118,7 +108,7 @@ def _make_operators():
                     LAYER,
                     outputs,
                     None if in_graph else _forward_shapes(reduction),
-                    _forward_dtypes,
+                    None if in_graph else _forward_dtypes,
                     bprops[reduction],
                 )
                 for in_graph in (False, True)

@@ -16,7 +16,7 @@ from mindspore._c_expression import MixedPrecisionType
 from mindspore_mlml import _custom
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 from mindspore_mlml._custom import input_dtype
-from mindspore_mlml._linear import LAYER, as_loss, gradient_dtypes
+from mindspore_mlml._linear import LAYER, as_loss
 from mindspore_mlml._ops import in_graph, no_gradient
 
 _EXCHANGED = ("place", "header", "target_scores", "partial")
@@ -37,10 +37,6 @@ class Group(NamedTuple):
 ALONE = Group()
 
 
-def _partial_dtypes(*_):
-    return ms.float32, ms.int32
-
-
 class _Steps(nn.Cell):
     """What the two losses have in common.
 
@@ -54,18 +50,19 @@ class _Steps(nn.Cell):
         self._target = TARGETS[kernel][0]
         self._reduction, self._ranks, self._all_reduce = reduction, group.ranks, group.all_reduce
         self._place = Tensor(np.array([num_classes, group.rank, group.ranks] + [0] * group.ranks), ms.int64)
-        self._header = self._register("Header", (*first, *_EXCHANGED[:1]), ("header",), ms.float32)
-        self._target_scores = self._register("TargetScores", (*first, *_EXCHANGED[:2]), ("target_scores",), ms.float32)
+        self._header = self._register("Header", (*first, *_EXCHANGED[:1]), ("header",))
+        self._target_scores = self._register("TargetScores", (*first, *_EXCHANGED[:2]), ("target_scores",))
         self.mixed_precision_type = MixedPrecisionType.NOTSET
 
-    def _register(self, name, inputs, outputs, dtype, bprop=None, shape=None):
+    def _register(self, name, inputs, outputs, bprop=None, shape=None):
+        dtype = None if shape is None else input_dtype
         return _custom.aot(self._symbol + name, self._target, inputs, outputs, shape, dtype, bprop)
 
     def _register_loss(self, inputs, bprop):
         """For PyNative, where a scalar has no dimension, and for graphs."""
         shape = _row_shape if self._reduction == "none" else _scalar_shape
         name = self._reduction.capitalize()
-        return [self._register(name, inputs, ("loss",), input_dtype, bprop, known) for known in (shape, None)]
+        return [self._register(name, inputs, ("loss",), bprop, known) for known in (shape, None)]
 
     def _exchange(self, *still):
         """Header and target scores of all processes."""
@@ -95,9 +92,9 @@ class ClassParallelLoss(_Steps):
         first = ("input", "labels")
         super().__init__("ClassParallel", first, reduction, group, num_classes, kernel)
         known = (*first, *_EXCHANGED)
-        self._partial = self._register("Partial", known[:-1], ("partial",), ms.float32)
+        self._partial = self._register("Partial", known[:-1], ("partial",))
         name = f"Grad{reduction.capitalize()}"
-        gradient = self._register(name, (*known, "dout"), ("gradient",), input_dtype)
+        gradient = self._register(name, (*known, "dout"), ("gradient",))
 
         def bprop(input, labels, place, header, target_scores, partial, loss, dout):
             grad_input = gradient(input, labels, place, header, target_scores, partial, dout)
@@ -120,9 +117,9 @@ class LinearLoss(_Steps):
     def __init__(self, reduction, group, num_classes):
         super().__init__("LinearSharded", LAYER, reduction, group, num_classes, "cpu")
         known = (*LAYER, *_EXCHANGED, "saved")
-        self._partial = self._register("Partial", known[:-2], ("partial", "saved"), _partial_dtypes)
+        self._partial = self._register("Partial", known[:-2], ("partial", "saved"))
         outputs = ("grad_features", "grad_weight", "grad_bias")
-        gradient = self._register(f"Grad{reduction.capitalize()}", (*known, "dout"), outputs, gradient_dtypes)
+        gradient = self._register(f"Grad{reduction.capitalize()}", (*known, "dout"), outputs)
         all_reduce = self._all_reduce
 
         def bprop(features, labels, weight, bias, place, header, target_scores, partial, saved, loss, dout):

@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindspore_mlml import MultilabelMarginLoss, MultilabelMarginLossFromLabels, _primitive
+from mindspore_mlml import (
+    ClassParallelMultilabelMarginLoss,
+    LinearMultilabelMarginLoss,
+    MultilabelMarginLoss,
+    MultilabelMarginLossFromLabels,
+    _primitive,
+    linear_multilabel_margin_loss,
+)
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
 from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GRAPH_AND_SLOWLY_PYNATIVE, GradientNet
 from tests.support.processes import ROOT, run_program
 from tests.support.reference import loss_and_gradient
+from tests.support.slices import linear_reference
 
 CLASSES = 6
 LABELS = 3
@@ -82,11 +90,69 @@ def batch_of_scores(rng, rows, columns):
     return batch_of(rng, (columns,) if rows is None else (rows, columns))
 
 
+FEATURES = 4
+
+
+def batch_of_layer(rng, rows, columns):
+    """Features and labels; the classes are those of the layer."""
+    _, labels = batch_of_labels(rng, rows, columns)
+    return rng.integers(-2, 3, (rows, FEATURES)).astype(np.float32), labels
+
+
+def batch_of_linear_function(rng, rows, columns):
+    features, labels = batch_of_layer(rng, rows, columns)
+    weight, bias = (rng.integers(-4, 5, shape).astype(np.float32) / 8 for shape in ((CLASSES, FEATURES), CLASSES))
+    return features, weight, bias, labels
+
+
+WEIGHT, BIAS = batch_of_linear_function(np.random.default_rng(0), 1, 1)[1:3]
+
+
+def make_layer(reduction):
+    return LinearMultilabelMarginLoss(FEATURES, CLASSES, reduction, weight_init=Tensor(WEIGHT), bias_init=Tensor(BIAS))
+
+
+class LinearFunction(nn.Cell):
+    def __init__(self, reduction):
+        super().__init__()
+        self.reduction = reduction
+
+    def construct(self, features, weight, bias, labels):
+        return linear_multilabel_margin_loss(features, weight, bias, labels, self.reduction)
+
+
+def expected_of_linear_function(features, weight, bias, labels, reduction):
+    dout = np.ones(len(features) if reduction == "none" else ())
+    return linear_reference(features, weight, bias, labels, reduction, dout)
+
+
+def expected_of_layer(features, labels, reduction):
+    loss, gradients = expected_of_linear_function(features, WEIGHT, BIAS, labels, reduction)
+    return loss, gradients[:1]
+
+
+def make_class_parallel(reduction):
+    return ClassParallelMultilabelMarginLoss(CLASSES, reduction)
+
+
+OF_LAYER = {name: (scores and [scores[0], FEATURES], labels) for name, (scores, labels) in OF_LABELS.items()}
+OF_LINEAR_FUNCTION = {
+    "rows": ([None, FEATURES], [CLASSES, FEATURES], [CLASSES], [None, LABELS]),
+    "columns": ([5, FEATURES], [CLASSES, FEATURES], [CLASSES], [5, None]),
+    "all": ([None, None], [None, None], [None], [None, None]),
+    "rank": (None, None, None, None),
+}
+
 # For comparison, the first row is an operator of MindSpore's.
 TABLE = {
     "MindSpore's relu": Form(Relu, batch_of_scores, OF_SCORES, expected_of_relu),
     "loss": Form(MultilabelMarginLoss, batch_of_scores, OF_SCORES, expected_of_scores),
     "labels": Form(MultilabelMarginLossFromLabels, batch_of_labels, OF_LABELS, expected_of_scores),
+    "linear layer": Form(make_layer, batch_of_layer, OF_LAYER, expected_of_layer, False),
+    "linear function": Form(
+        LinearFunction, batch_of_linear_function, OF_LINEAR_FUNCTION, expected_of_linear_function, False
+    ),
+    "class-parallel": Form(make_class_parallel, batch_of_labels, OF_LABELS, expected_of_scores, False),
 }
 # What is unknown -> the rows and columns of three batches; the columns of "rows" are those of the form.
 SIZES = {

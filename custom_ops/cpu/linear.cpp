@@ -106,29 +106,33 @@ MLML_EXPORT int MultilabelMarginLossLinearSavesAll(int64_t rows, int64_t classes
   return work.layout.SavedAs() == mlml::SavedLayout::Mode::kPacked ? 1 : 0;
 }
 
-#define MLML_LINEAR(NAME, RUN, RESULT, SHAPES)                                                                         \
+// An operator and what tells MindSpore the shapes and dtypes that it writes: of one output, or of several in vectors.
+#define MLML_LINEAR(NAME, RUN, SHAPE_TYPE, SHAPES, TYPE_TYPE, ...)                                                     \
   MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
     const mlml::Arguments arguments(mlml::kOfFunction.function, nparam, params, ndims, shapes, dtypes);                \
     return mlml::RUN;                                                                                                  \
   }                                                                                                                    \
-  MLML_EXPORT RESULT NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) { return mlml::SHAPES; }
+  MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) { return mlml::SHAPES; }           \
+  MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) { return __VA_ARGS__; }
 
 #define MLML_LINEAR_FORWARD(NAME, REDUCTION, NAMES)                                                                \
   MLML_LINEAR(NAME##REDUCTION, LinearForward(arguments, mlml::NAMES, mlml::Reduction::k##REDUCTION), mlml::Shapes, \
-              ForwardShapes(ndims, shapes, mlml::Reduction::k##REDUCTION))
+              ForwardShapes(ndims, shapes, mlml::Reduction::k##REDUCTION), std::vector<TypeId>,                    \
+              {types.at(0), kNumberTypeFloat32, kNumberTypeFloat32, kNumberTypeInt32})
 
-#define MLML_LINEAR_BACKWARD(NAME, REDUCTION, WANTED, RESULT, SHAPES) \
-  MLML_LINEAR(NAME##REDUCTION, LinearBackward(arguments, mlml::Reduction::k##REDUCTION, WANTED), RESULT, SHAPES)
-
-#define MLML_LINEAR_OPERATORS(REDUCTION)                                                                       \
-  MLML_LINEAR_FORWARD(MultilabelMarginLossLinear, REDUCTION, kOfFunction)                                      \
-  MLML_LINEAR_FORWARD(MultilabelMarginLossLinearLayer, REDUCTION, kOfLayer)                                    \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGrad, REDUCTION, mlml::kOfFeatures | mlml::kOfParameters,     \
-                       mlml::Shapes, ShapesOf(ndims, shapes, {0, 2, 3}))                                       \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradFeatures, REDUCTION, mlml::kOfFeatures, mlml::Shape,      \
-                       ShapeOf(ndims, shapes, 0))                                                              \
-  MLML_LINEAR_BACKWARD(MultilabelMarginLossLinearGradParameters, REDUCTION, mlml::kOfParameters, mlml::Shapes, \
-                       ShapesOf(ndims, shapes, {2, 3}))
+#define MLML_LINEAR_OPERATORS(REDUCTION)                                                                         \
+  MLML_LINEAR_FORWARD(MultilabelMarginLossLinear, REDUCTION, kOfFunction)                                        \
+  MLML_LINEAR_FORWARD(MultilabelMarginLossLinearLayer, REDUCTION, kOfLayer)                                      \
+  MLML_LINEAR(MultilabelMarginLossLinearGrad##REDUCTION,                                                         \
+              LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfFeatures | mlml::kOfParameters), \
+              mlml::Shapes, ShapesOf(ndims, shapes, {0, 2, 3}), std::vector<TypeId>,                             \
+              {types.at(0), types.at(2), types.at(3)})                                                           \
+  MLML_LINEAR(MultilabelMarginLossLinearGradFeatures##REDUCTION,                                                 \
+              LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfFeatures), mlml::Shape,          \
+              ShapeOf(ndims, shapes, 0), TypeId, types.at(0))                                                    \
+  MLML_LINEAR(MultilabelMarginLossLinearGradParameters##REDUCTION,                                               \
+              LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfParameters), mlml::Shapes,       \
+              ShapesOf(ndims, shapes, {2, 3}), std::vector<TypeId>, {types.at(2), types.at(3)})
 
 MLML_LINEAR_OPERATORS(None)
 MLML_LINEAR_OPERATORS(Mean)

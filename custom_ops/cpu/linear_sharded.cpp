@@ -107,23 +107,26 @@ std::vector<Shape> GradientShapes(const StepShapes &shapes) { return {shapes.Lik
 }  // namespace
 }  // namespace mlml
 
-#define MLML_STEP(STEP, RESULT, RUN, SHAPES) \
-  MLML_SHARD_STEP(MultilabelMarginLossLinearSharded##STEP, mlml::kOfLayer.function, 4, RESULT, mlml::RUN, SHAPES)
+#define MLML_STEP(STEP, RUN, SHAPE_TYPE, SHAPES, TYPE_TYPE, TYPES)                                                    \
+  MLML_SHARD_STEP(MultilabelMarginLossLinearSharded##STEP, mlml::kOfLayer.function, 4, SHAPE_TYPE, mlml::RUN, SHAPES, \
+                  TYPE_TYPE, TYPES)
+#define MLML_STEP_OF_ONE(STEP, RUN, SHAPES, TYPE) MLML_STEP(STEP, RUN, mlml::Shape, shapes_of.SHAPES, TypeId, TYPE)
+#define MLML_STEP_OF_SEVERAL(STEP, RUN, SHAPES, ...) \
+  MLML_STEP(STEP, RUN, std::vector<mlml::Shape>, mlml::SHAPES(shapes_of), std::vector<TypeId>, (__VA_ARGS__))
 
 // The first two steps report what is wrong, the others do not report it again.
-#define MLML_LATER_STEP(STEP, OUTPUT, RESULT, RUN, SHAPES) \
-  MLML_STEP(STEP, RESULT, AfterReport(arguments, mlml::ShardedCall::OUTPUT + 1, [&] { mlml::RUN; }), SHAPES)
+#define MLML_QUIET(OUTPUT, RUN) AfterReport(arguments, mlml::ShardedCall::OUTPUT + 1, [&] { mlml::RUN; })
 
-#define MLML_LAST_STEPS(REDUCTION)                                                                \
-  MLML_LATER_STEP(REDUCTION, kSaved, mlml::Shape, Loss(arguments, mlml::Reduction::k##REDUCTION), \
-                  shapes_of.Loss(mlml::Reduction::k##REDUCTION))                                  \
-  MLML_LATER_STEP(Grad##REDUCTION, kDout, std::vector<mlml::Shape>,                               \
-                  WriteGradients(arguments, mlml::Reduction::k##REDUCTION), mlml::GradientShapes(shapes_of))
+#define MLML_LAST_STEPS(REDUCTION)                                                                                   \
+  MLML_STEP_OF_ONE(REDUCTION, MLML_QUIET(kSaved, Loss(arguments, mlml::Reduction::k##REDUCTION)),                    \
+                   Loss(mlml::Reduction::k##REDUCTION), types.at(0))                                                 \
+  MLML_STEP_OF_SEVERAL(Grad##REDUCTION, MLML_QUIET(kDout, WriteGradients(arguments, mlml::Reduction::k##REDUCTION)), \
+                       GradientShapes, std::vector<TypeId>{types.at(0), types.at(2), types.at(3)})
 
-MLML_STEP(Header, mlml::Shape, Header(arguments), shapes_of.Header())
-MLML_STEP(TargetScores, mlml::Shape, TargetScores(arguments), shapes_of.TargetScores())
-MLML_LATER_STEP(Partial, kTargetScores, std::vector<mlml::Shape>, WritePartial(arguments),
-                mlml::PartialShapes(shapes_of))
+MLML_STEP_OF_ONE(Header, Header(arguments), Header(), kNumberTypeFloat32)
+MLML_STEP_OF_ONE(TargetScores, TargetScores(arguments), TargetScores(), kNumberTypeFloat32)
+MLML_STEP_OF_SEVERAL(Partial, MLML_QUIET(kTargetScores, WritePartial(arguments)), PartialShapes,
+                     std::vector<TypeId>{kNumberTypeFloat32, kNumberTypeInt32})
 MLML_LAST_STEPS(None)
 MLML_LAST_STEPS(Mean)
 MLML_LAST_STEPS(Sum)

@@ -160,7 +160,7 @@ void Gradient(const Call &call, Reduction reduction) {
 
 MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::kWorkspace; }
 
-#define MLML_STEP(STEP, LAST, RUN, SHAPE)                                                                            \
+#define MLML_STEP(STEP, LAST, RUN, SHAPE, TYPE)                                                                            \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes,   \
                                                           const char **dtypes, void *stream, void *) {               \
     const mlml::Arguments arguments(mlml::kOfClassParallel.function, nparam, params, ndims, shapes, dtypes);         \
@@ -172,24 +172,28 @@ MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::
                                                                               AotExtra *) {                          \
     return mlml::StepShapes{ndims, shapes, mlml::Call::kPlace}.SHAPE;                                                \
   }                                                                                                                  \
+  MLML_EXPORT TypeId MultilabelMarginLossClassParallel##STEP##InferType(std::vector<TypeId> types, AotExtra *) {     \
+    (void)types;                                                                                                     \
+    return TYPE;                                                                                                     \
+  }                                                                                                                  \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP##Init(int *, int64_t **, const char **, AotExtra *extra) { \
     extra->workspace.assign(1, mlml::kWorkspace);                                                                    \
     return 0;                                                                                                        \
   }
 
 // For the dtype of the input.
-#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE) \
-  MLML_STEP(STEP, LAST,                                 \
-            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, SHAPE)
+#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE, TYPE) \
+  MLML_STEP(STEP, LAST,                                       \
+            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, SHAPE, TYPE)
 
-MLML_STEP(Header, kPlace, mlml::Header(call), Header())
-MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call), TargetScores())
-MLML_STEP_OF(Partial, kTargetScores, Partial, (call), Partial())
+MLML_STEP(Header, kPlace, mlml::Header(call), Header(), kNumberTypeFloat32)
+MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call), TargetScores(), kNumberTypeFloat32)
+MLML_STEP_OF(Partial, kTargetScores, Partial, (call), Partial(), kNumberTypeFloat32)
 
-#define MLML_LAST_STEPS(REDUCTION)                                                \
-  MLML_STEP_OF(REDUCTION, kPartial, Loss, (call, mlml::Reduction::k##REDUCTION),  \
-               Loss(mlml::Reduction::k##REDUCTION))                               \
-  MLML_STEP_OF(Grad##REDUCTION, kDout, Gradient, (call, mlml::Reduction::k##REDUCTION), Like(0))
+#define MLML_LAST_STEPS(REDUCTION)                                                            \
+  MLML_STEP_OF(REDUCTION, kPartial, Loss, (call, mlml::Reduction::k##REDUCTION),              \
+               Loss(mlml::Reduction::k##REDUCTION), types.at(0))                              \
+  MLML_STEP_OF(Grad##REDUCTION, kDout, Gradient, (call, mlml::Reduction::k##REDUCTION), Like(0), types.at(0))
 
 MLML_LAST_STEPS(None)
 MLML_LAST_STEPS(Mean)
