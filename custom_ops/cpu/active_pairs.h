@@ -19,9 +19,17 @@
 
 namespace mlml {
 
-constexpr int64_t kSlab = 256;                      // rows
-constexpr int64_t kMostPacked = int64_t{26} << 20;  // bytes
-constexpr int64_t kMostListed = int64_t{20} << 20;
+// Bytes. Tests compile with smaller numbers, so that small layers take every path.
+#ifndef MLML_MOST_PACKED
+#define MLML_MOST_PACKED (int64_t{26} << 20)
+#endif
+#ifndef MLML_MOST_LISTED
+#define MLML_MOST_LISTED (int64_t{20} << 20)
+#endif
+
+constexpr int64_t kSlab = 256;  // rows
+constexpr int64_t kMostPacked = MLML_MOST_PACKED;
+constexpr int64_t kMostListed = MLML_MOST_LISTED;
 constexpr int64_t kMostSavedLabels = 65535;
 
 struct Cell {
