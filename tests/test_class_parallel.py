@@ -225,7 +225,8 @@ def test_later_steps_report_no_error_again():
         dout = [np.ones(1, np.float32)] if step == "GradMean" else []
         output = call(f"ClassParallel{step}", *known, *dout, np.zeros(size, np.float32))
         assert np.isnan(output).all()
-        known.append(output)
+        if step == "Partial":
+            known.append(output)
 
 
 @pytest.mark.parametrize("place", [[4, 0, 1, 0, 0], [4, 0, 2, 0], [4, 0, 1]])
@@ -273,8 +274,8 @@ def test_errors_of_the_class_parallel_loss(mode):
     for arguments, error, message in (
         ((scores.astype(ms.float64), labels), TypeError, "the dtype of 'x' must be float16 or float32"),
         ((scores, labels.astype(ms.int64)), TypeError, "the dtype of 'labels' must be int32, but got Int64"),
-        ((scores[0], labels[0]), ValueError, r"must be \(N, c\) and \(N, K\), but got \(4,\) and \(4,\)"),
-        ((scores, labels[:1]), ValueError, r"must be \(N, c\) and \(N, K\), but got \(2, 4\) and \(1, 4\)"),
+        ((scores[0], labels[0]), ValueError, r"\(N, c\) and \(N, K\) with N of at least 1, but got \(4,\) and \(4,\)"),
+        ((scores, labels[:1]), ValueError, "'labels' must have as many dimensions and rows as 'x'"),
         ((scores, Tensor(np.zeros((2, 0)), ms.int32)), ValueError, "each row of 'labels' must have a label"),
     ):
         with pytest.raises(error, match=f"For 'ClassParallelMultilabelMarginLoss', .*{message}"):

@@ -131,16 +131,16 @@ def test_each_width_of_numbers(rng, saves):
 
 
 def shares_layer(rng, rows, features, blocks, shares, dtype):
-    """A layer of which each block of classes has one of these shares of active pairs, in turns, where class 0 is the
-    target of all rows."""
+    """A layer of which each block of classes has one of these shares of active pairs, in turns, where the first
+    classes may be targets."""
     classes = 1024 * blocks
     of_class = np.resize(shares, blocks).repeat(1024)
     x = np.zeros((rows, features))
     x[np.arange(rows), np.arange(rows) % features] = 1
     is_active = rng.random((classes, features)) < of_class[:, None]
     weight = np.where(is_active, rng.integers(1, 5, (classes, features)) / 4, 0)
-    weight[0], bias = 0, np.full(classes, -0.125)
-    bias[0] = 1  # so that a class is active where its weight is not 0
+    bias = np.full(classes, -0.125)
+    weight[:6], bias[:6] = 0, 1  # the targets: another class is active where its weight is not 0
     return x.astype(dtype), weight.astype(dtype), bias.astype(dtype)
 
 
@@ -164,12 +164,12 @@ def test_each_path_of_large_layers(rng, width, shares, dtype, expected):
     layer = shares_layer(rng, 256, 4, blocks, shares, dtype)
     labels = np.full((256, num_labels), -1, np.int32)
     labels[:, 0] = 0
-    labels[3:9, 1:4] = [0, 1024, 5]
+    labels[3:9, 1:4] = [0, 3, 5]
     labels[10] = -1
     state, (of_features, of_weight, of_bias) = check_linear(rng, layer, labels, "none", by=fast_reference)
     assert paths(layer, labels, state) == expected
     is_met = ~layer[1].any(axis=1)
-    is_met[[0, 5, 1024]] = False  # the targets
+    is_met[:6] = False
     assert is_met.sum() > 100 or 1 in shares
     for zeros in (of_weight[is_met], of_bias[is_met], of_features[10]):
         assert not zeros.any()
@@ -215,7 +215,8 @@ def test_without_active_pairs_the_gradients_are_zero(rng):
     weight[:], bias[:] = 0, -1
     bias[1499] = 1
     labels = np.full((300, 1), 1499, np.int32)
-    features[7, 0], weight[1, 0] = 3, 1  # one pair
+    features[:, 0], weight[1, 0] = 0, 1
+    features[7, 0] = 3  # one pair
     layer = features, weight, bias
     state = forward(layer, labels, "sum")
     of_features, of_weight, of_bias = gradients(layer, labels, state, np.ones(1, np.float32), "sum")
@@ -341,11 +342,15 @@ def make_head(weight, bias, reduction, **options):
 
 
 LAYERS = {"function": FunctionNet, "cell": make_head}
+CALLED = {"function": "linear_multilabel_margin_loss", "cell": "LinearMultilabelMarginLoss"}  # by errors
 
 
 def check_layer(net, layer, labels, reduction, ulps=4):
     """Loss and gradients of a Cell by features and parameters, compared with Dense and the loss in float64."""
-    loss, expected = reference(*layer, labels, reduction, np.ones(len(labels) if reduction == "none" else ()))
+    features, weight, bias = layer
+    bias = np.zeros(len(weight)) if bias is None else bias
+    dout = np.ones(len(labels) if reduction == "none" else ())
+    loss, expected = reference(features, weight, bias, labels, reduction, dout)
     features, labels = Tensor(layer[0]), Tensor(labels)
 
     def total(features):
@@ -666,10 +671,7 @@ def synchronous():
 def test_label_out_of_range_is_an_error_of_the_kernel(synchronous, form):
     net = LAYERS[form](WEIGHT.asnumpy(), BIAS.asnumpy(), "mean")
     labels = Tensor(np.array([[1, -1, 9], [0, 3, 4]]), ms.int32)
-    message = (
-        "For 'linear_multilabel_margin_loss', a value of 'labels' must be less than the number of classes, 4, but got "
-        "labels[1][2] = 4."
-    )
+    message = f"For '{CALLED[form]}', a value of 'labels' must be less than the number of classes, 4, but got labels[1]"
     with pytest.raises(RuntimeError, match=re.escape(message)):
         net(FEATURES, labels).asnumpy()
 
@@ -717,7 +719,16 @@ def test_reduction_and_group_are_checked_when_a_cell_is_made(make):
         make(**sizes, group="hccl_world_group")
 
 
-@pytest.mark.parametrize("k", [0, -1, 5, 2.0, None])
-def test_top_k_is_from_one_to_all_classes(k):
-    with pytest.raises(ValueError, match=f"For 'top_k', 'k' must be an int from 1 to 4, but got {k}"):
+@pytest.mark.parametrize(
+    ("k", "error", "message"),
+    [
+        (0, ValueError, "the 'k' must be positive, but got 0"),
+        (-1, ValueError, "the 'k' must be positive, but got -1"),
+        (5, ValueError, "'k' must be an int from 1 to 4, but got 5"),
+        (2.0, TypeError, "the 'k' must be an int, but got 2.0"),
+        (None, TypeError, "the 'k' must be an int, but got None"),
+    ],
+)
+def test_top_k_is_from_one_to_all_classes(k, error, message):
+    with pytest.raises(error, match=f"For 'top_k', {message}"):
         LinearMultilabelMarginLoss(3, 4).top_k(FEATURES, k)
