@@ -1,6 +1,8 @@
 """The loss under MindSpore's own names."""
 
 import sys
+import threading
+from typing import ClassVar
 
 from mindspore_mlml import _primitive
 from mindspore_mlml.functional import multilabel_margin_loss
@@ -34,14 +36,24 @@ class patch:  # noqa: N801 (it is called like a function)
         False
     """
 
+    # Those that a thread has entered and not left. When one of them leaves, the names stay replaced for the others.
+    _entered: ClassVar[list] = []
+    _lock = threading.RLock()
+
     def __init__(self) -> None:
         self._replaced = []
-        for documented, names in _REPLACEMENTS.items():
-            for name, replacement in names.items():
-                self._replace(name, getattr(sys.modules[documented], name), replacement, documented)
+        self._replace_all()
+
+    def _replace_all(self):
+        with patch._lock:
+            for documented, names in _REPLACEMENTS.items():
+                for name, replacement in names.items():
+                    self._replace(name, getattr(sys.modules[documented], name), replacement, documented)
 
     def _replace(self, name, original, replacement, package):
         """Replaces the name in each module of the package that has the original under it."""
+        if original is replacement:
+            return
         modules = [
             module
             for module_name, module in list(sys.modules.items())
@@ -52,8 +64,17 @@ class patch:  # noqa: N801 (it is called like a function)
             setattr(module, name, replacement)
 
     def __enter__(self) -> "patch":
+        with patch._lock:
+            patch._entered.append(self)
+            self._replace_all()  # another thread may have left since
         return self
 
     def __exit__(self, *_) -> None:
-        for module, name, original in self._replaced:
-            setattr(module, name, original)
+        with patch._lock:
+            patch._entered.remove(self)
+            if patch._entered:
+                patch._entered[0]._replaced += self._replaced
+            else:
+                for module, name, original in self._replaced:
+                    setattr(module, name, original)
+            self._replaced = []

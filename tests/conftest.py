@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from mindspore_mlml import _backends
+from mindspore_mlml import _backends, _ops
 from mindspore_mlml._backends import LIBRARIES
 from tests.support.builds import ISA_FLAGS
 
@@ -52,6 +52,13 @@ def force_kernel(monkeypatch):
         monkeypatch.setattr(_backends._Kernel, "name", None)
 
     return force
+
+
+@pytest.fixture
+def set_threads():
+    """Sets the number of threads of the CPU kernels."""
+    yield ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossSetThreads
+    _ops._set_threads()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mindspore_mlml import (
     multilabel_margin_loss,
     multilabel_margin_loss_from_labels,
 )
+from tests.support import bad_calls
 from tests.support.cases import EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS
 from tests.support.compare import check_against_reference
 from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, run_loss
@@ -215,3 +216,27 @@ def test_a_target_out_of_range_is_named_in_graph_mode(form, tmp_path, clean_envi
     assert "caught" in result.stdout
     assert "must be less than the number of classes, 4, but got target[1][1] = 4" in result.stdout
     assert "PyNative 3.0" in result.stdout
+
+
+@pytest.fixture
+def busy_processes():
+    """Two processes that take the processors' time."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def check_each_bad_call_raises_one_error(rounds):
+    for name, (good, bad) in bad_calls.all_calls().items():
+        assert bad_calls.count_errors(good, bad, rounds) == (0, []), name
+
+
+def test_each_bad_call_raises_one_error():
+    check_each_bad_call_raises_one_error(20)
+
+
+@pytest.mark.slow
+def test_each_bad_call_raises_one_error_beside_busy_processes(busy_processes):
+    check_each_bad_call_raises_one_error(1000)

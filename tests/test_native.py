@@ -11,6 +11,7 @@ from mindspore_mlml._backends import LIBRARIES
 from tests.support.aot import Kernel
 from tests.support.builds import NATIVE, build_cpu, compile_program
 from tests.support.cases import random_batch
+from tests.support.linear import saved_size
 from tests.support.processes import run_program, run_python
 from tests.support.reference import expectation
 from tools import fuzz_kernels, fuzz_slices
@@ -165,19 +166,15 @@ def spoil(call, index):
 
 
 @pytest.mark.parametrize("function", [name for name in fuzz_kernels.FUNCTIONS if name not in FUNCTIONS])
-def test_a_malformed_call_for_a_slice_of_the_classes_is_an_error(function):
-    arrays = {"features": np.ones((2, 3), np.float32), "weight": np.ones((5, 3), np.float16), "bias": np.zeros(5, "f4")}
-    layer = {
-        fuzz_kernels.CLASS_PARALLEL: (),
-        fuzz_kernels.LINEAR: ("features", "weight"),
-        fuzz_kernels.LINEAR_WITH_BIAS: ("features", "weight", "bias"),
-    }
+def test_malformed_call_of_a_layer_or_slice_is_an_error(function):
+    layer = {"features": np.ones((2, 3), np.float32), "weight": np.ones((5, 3), np.float16), "bias": np.zeros(5, "f4")}
+    is_linear = function in (fuzz_kernels.LINEAR, fuzz_kernels.SHARDED)
     case = {
-        **{name: arrays[name] for name in layer[function]},
+        **(layer if is_linear else {}),
         "input": np.full((2, 5), 3, np.float32),
         "target": np.array([[0, 4, -1], [2, 2, 3]], np.int32),
         "dout": np.ones(2, np.float32),
-        **{"reduction": "none", "cuts": [0.5], "block": 0, "offset": 0, "malformed": None},
+        **{"reduction": "none", "cuts": [0.5], "offset": 0, "malformed": None},
     }
     begin, _ = fuzz_kernels.FUNCTIONS[function]
     said = {}
@@ -200,7 +197,10 @@ def test_a_malformed_call_for_a_slice_of_the_classes_is_an_error(function):
             said[step, nparam] = error_of(kernel, call)
         return None, outputs
 
-    assert fuzz_slices.run(case, check, None) is not None
+    if function == fuzz_kernels.LINEAR:
+        assert fuzz_slices.run_layer(case, check, None, saved_size) is not None
+    else:
+        assert fuzz_slices.run(case, check, None, saved_size=saved_size if is_linear else None) is not None
     assert {what: message for what, message in said.items() if not message.startswith(begin)} == {}
     assert len(said) > 200
 
@@ -218,15 +218,17 @@ def test_more_rows_than_can_be_counted_are_an_error():
 
 
 @pytest.mark.slow
-def test_failing_allocations_and_threads_surface_as_errors_or_not_at_all(tmp_path):
-    result = run_program(compile_program("faults.cpp", LIBRARY, tmp_path / "faults"))
+@pytest.mark.parametrize("room", ["usual", "little"])
+def test_failing_allocations_and_threads_surface_as_errors_or_not_at_all(tmp_path, room):
+    library = LIBRARY if room == "usual" else build_cpu(tmp_path, f"-O1 {fuzz_kernels.LITTLE_ROOM}")
+    result = run_program(compile_program("faults.cpp", library, tmp_path / "faults"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert ", 0 wrong" in result.stdout
 
 
 @pytest.fixture(scope="session")
 def thread_sanitized(tmp_path_factory):
-    return build_cpu(tmp_path_factory.mktemp("tsan"), "-O1 -g1 -fsanitize=thread")
+    return build_cpu(tmp_path_factory.mktemp("tsan"), f"-O1 -g1 -fsanitize=thread {fuzz_kernels.LITTLE_ROOM}")
 
 
 @pytest.mark.slow
@@ -317,9 +319,8 @@ def test_it_is_hardened_and_exports_the_documented_symbols_only():
     kernels = {f"{name}{grad}{r}" for name in FUNCTIONS for grad in ("", "Grad") for r in ("None", "Mean", "Sum")}
     kernels |= {kernel + end for kernel in kernels for end in ("InferShape", "InferType")}
     kernels |= set(fuzz_kernels.Runner(LIBRARY).kernels)
-    assert defined == kernels | {
-        "MultilabelMarginLoss" + end for end in ("Call", "SetBlas", "SetThreads", "Threads", "Isa", "Isas")
-    }
+    others = ("Call", "SetGemm", "SetThreads", "Threads", "Isa", "Isas", "LinearSavedSize", "LinearSavesAll")
+    assert defined == kernels | {"MultilabelMarginLoss" + end for end in others}
     imported = {row[7].split("@")[0] for row in symbols if len(row) > 7 and row[6] == "UND"}
     assert "__stack_chk_fail" in imported
     assert not any(name.startswith(("Py", "_Py", "GOMP")) for name in imported)
@@ -410,6 +411,7 @@ import sys
 import mindspore as ms
 from mindspore import Tensor
 from tests.support.cases import random_batch
+from tests.support.linear import saved_size
 from benchmarks.measure import memory
 from mindspore_mlml import multilabel_margin_loss
 import numpy as np

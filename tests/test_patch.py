@@ -87,6 +87,26 @@ def test_it_nests_and_is_idempotent():
     assert names() == ORIGINALS
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_threads_may_leave_it_in_any_order(first):
+    contexts = [mindspore_mlml.patch(), mindspore_mlml.patch()]
+    for context in contexts:
+        context.__enter__()
+    contexts[first].__exit__(None, None, None)
+    assert names() == OURS
+    contexts[1 - first].__exit__(None, None, None)
+    assert names() == ORIGINALS
+
+
+def test_it_may_be_entered_after_another_thread_has_left():
+    first, second = mindspore_mlml.patch(), mindspore_mlml.patch()
+    with first:
+        pass
+    with second:
+        assert names() == OURS
+    assert names() == ORIGINALS
+
+
 def test_it_restores_after_an_error():
     with pytest.raises(KeyError), mindspore_mlml.patch():
         raise KeyError

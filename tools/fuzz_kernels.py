@@ -7,9 +7,10 @@ Each case calls the forward and the backward kernel of a reduction through the A
 guard bytes around every buffer: sizes around each vector width and wherever the kernels change their method, targets
 anywhere in int32, NaN, infinities, denormals, large offsets, no rows, no classes, 1 to 8 threads, every instruction set
 that the processor has. The results are compared with the reference, and a target out of range must be named. So are
-those of the kernels that work on a slice of the classes, whose calls may also be malformed (fuzz_slices.py). On a
+those of the linear layer and of the kernels whose classes are divided over ranks, whose calls may also be malformed
+(fuzz_slices.py). The linear layer is built with little room for active pairs, so that small ones take every path. On a
 failure it prints the seed and a smaller case that fails too, and exits non-zero. Needs g++ with its sanitizers, NumPy,
-and the BLAS of SciPy.
+and MindSpore, whose matrix product (GEMM) the linear layer uses.
 
 With --cuda the kernels are those for a GPU, on an emulation of it (tests/cuda_emulation): a row with a target out of
 range must be NaN, or, with MLML_CHECK_TARGETS=1, be named.
@@ -17,9 +18,9 @@ range must be NaN, or, with MLML_CHECK_TARGETS=1, be named.
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
-import runpy
 import secrets
 import subprocess
 import sys
@@ -36,22 +37,24 @@ from tests.support.cases import REDUCTIONS
 from tests.support.guards import are_intact, inside, put_guards
 from tests.support.reference import expectation, loss_and_gradient
 from tools import fuzz_slices
-from tools.fuzz_slices import CLASS_PARALLEL, LINEAR, LINEAR_WITH_BIAS, KernelError
+from tools.fuzz_slices import CLASS_PARALLEL, GRADIENTS, LINEAR, SHARDED, KernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
+# Room for the numbers of all pairs, and for lists of active pairs, of a linear layer; in bytes.
+LITTLE_ROOM = "-DMLML_MOST_PACKED=1000 -DMLML_MOST_LISTED=40000"
 # What each function's symbols begin with, and how its errors begin and name its second argument.
 FUNCTIONS = {
     "MultilabelMarginLoss": ("For 'multilabel_margin_loss', ", "target"),
     "MultilabelMarginLossFromLabels": ("For 'multilabel_margin_loss_from_labels', ", "labels"),
     CLASS_PARALLEL: ("For 'ClassParallelMultilabelMarginLoss', ", "labels"),
     LINEAR: ("For 'linear_multilabel_margin_loss', ", "labels"),
-    LINEAR_WITH_BIAS: ("For 'linear_multilabel_margin_loss', ", "labels"),
+    SHARDED: ("For 'LinearMultilabelMarginLoss', ", "labels"),
 }
 # Those that have all classes.
 WHOLE = ("MultilabelMarginLoss", "MultilabelMarginLossFromLabels")
 # How often each is called.
-SHARES = {**dict.fromkeys(WHOLE, 0.45), CLASS_PARALLEL: 0.06, LINEAR: 0.02, LINEAR_WITH_BIAS: 0.02}
+SHARES = {**dict.fromkeys(WHOLE, 0.45), CLASS_PARALLEL: 0.06, LINEAR: 0.03, SHARDED: 0.02}
 
 SMALL = (1, 2, 80, *[classes for classes in sizes.CLASSES if classes < 100])
 MEDIUM = (300, 513, 1500, 2049, *[classes for classes in sizes.CLASSES if 100 < classes < 2000])
@@ -72,7 +75,7 @@ def make_case(seed, index, functions=tuple(FUNCTIONS)):
     classes = int(rng.choice(((0, 1), SMALL, MEDIUM, LARGE)[kind]))
     rows = int(rng.integers(0, 5)) if kind < 2 else int(rng.integers(1, 3))
     most = classes
-    if function in (LINEAR, LINEAR_WITH_BIAS):
+    if function in (LINEAR, SHARDED):
         rows, classes, most, features = fuzz_slices.linear_sizes(rng, int(rng.choice(SMALL)))
     targets = rng.choice(TARGETS[:12] if kind == 3 else TARGETS)
     if function not in WHOLE and rng.integers(3) == 0:
@@ -94,13 +97,14 @@ def make_case(seed, index, functions=tuple(FUNCTIONS)):
                 row[count] = -rng.integers(1, 2**31)
             if count and rng.integers(max(10 * rows, 40)) == 0:
                 row[rng.integers(count)] = rng.choice((classes, classes + 1, 2**31 - 1))
-    if function in (LINEAR, LINEAR_WITH_BIAS):
-        scores = fuzz_slices.make_layer(rng, (rows, classes, features), dtype, function == LINEAR_WITH_BIAS)
+    if function in (LINEAR, SHARDED):
+        scores = fuzz_slices.make_layer(rng, (rows, classes, features), dtype, target)
     else:
         input = make_scores(rng, rows, classes, dtype)
         if rng.integers(6) == 0:  # late in training: few margins are not met
             meet_margins(input, target[:, :targets])
-        scores = {"input": input[0] if rows == 1 and rng.integers(2) else input}
+        is_row = rows == 1 and rng.integers(2) and (function in WHOLE or rng.integers(20) == 0)
+        scores = {"input": input[0] if is_row else input}
     reduction = REDUCTIONS[rng.integers(3)]
     dout = np.asarray(rng.standard_normal(rows if reduction == "none" else ()), dtype)
     return {
@@ -156,16 +160,7 @@ def meet_margins(input, targets):
 
 def expected_error(case, targets_are_checked=True):
     """What the kernel must say, or None."""
-    classes = case["input"].shape[-1]
-    if case["function"] == "MultilabelMarginLoss" and case["target"].shape[-1] != classes:
-        return "the shape of 'target' must be the same as that of 'input'"
-    if classes == 0:
-        return "the number of classes must be positive"
-    if case["target"].shape[-1] == 0:
-        return "must have a label or a negative value"
-    if case["surplus"]:
-        return "elements, but got shape"
-    return expected_target_error(case) if targets_are_checked else None
+    return error_of_shapes(case) or (expected_target_error(case) if targets_are_checked else None)
 
 
 def expected_target_error(case):
@@ -179,6 +174,22 @@ def expected_target_error(case):
                 name = f"[{row}]" if case["input"].ndim == 2 else ""
                 target = FUNCTIONS[case["function"]][1]
                 return f"number of classes, {classes}, but got {target}{name}[{position}] = {label}."
+    return None
+
+
+def error_of_shapes(case):
+    function, classes, labels = case["function"], case["input"].shape[-1], case["target"].shape[-1]
+    is_matrix = case["input"].ndim == 2 and len(case["input"]) > 0
+    for is_wrong, error in (
+        (function == "MultilabelMarginLoss" and labels != classes, "of 'target' must be the same as that of 'input'"),
+        (classes == 0, "the number of classes must be positive"),
+        (labels == 0 and function in (LINEAR, SHARDED), "with K of at least 1"),
+        (labels == 0, "must have a label or a negative value"),
+        (function == CLASS_PARALLEL and not is_matrix, "must be (N, c) and (N, K) with N of at least 1"),
+        (case["surplus"], "elements, but got shape"),
+    ):
+        if is_wrong:
+            return error
     return None
 
 
@@ -207,14 +218,15 @@ class Runner:
         self.targets_are_checked = self.is_cpu or os.environ.get("MLML_CHECK_TARGETS") == "1"
         self.functions = functions_of(self.is_cpu)
         steps = [grad + reduction.capitalize() for grad in ("", "Grad") for reduction in REDUCTIONS]
+        more = {CLASS_PARALLEL: fuzz_slices.STEPS, SHARDED: fuzz_slices.STEPS}
+        more[LINEAR] = [kind + reduction.capitalize() for kind in GRADIENTS for reduction in REDUCTIONS]
         self.kernels = {
             function + step: Kernel(library, function + step)
             for function in self.functions
-            for step in (*steps, *(() if function in WHOLE else fuzz_slices.STEPS))
+            for step in (*steps, *more.get(function, ()))
         }
         if self.is_cpu:
-            # By its path, because the package imports MindSpore.
-            runpy.run_path(str(ROOT / "mindspore_mlml" / "_blas.py"))["set_blas"](library)
+            set_gemm(self.library)
 
     def variants(self):
         """The environment of each way in which the library runs here."""
@@ -255,9 +267,22 @@ class Runner:
             if error is None:
                 check_result(name, actual, wanted, 0 if grad else rounding_of_hinges(case))
 
+    def saved_size(self, *shapes):
+        function = self.library.MultilabelMarginLossLinearSavedSize
+        function.restype = ctypes.c_int64
+        return max(function(*map(ctypes.c_int64, shapes)), 1)
+
     def check_slices(self, case, error, expected):
-        """Raises what is wrong with a function whose classes are divided."""
-        results = fuzz_slices.run(case, lambda *arguments: self.call(case, *arguments), error, self.targets_are_checked)
+        """Raises what is wrong with a linear layer, or a function whose classes are divided."""
+
+        def call(*arguments):
+            return self.call(case, *arguments)
+
+        if case["function"] == LINEAR:
+            results = fuzz_slices.run_layer(case, call, error, self.saved_size)
+        else:
+            saved_size = self.saved_size if case["function"] == SHARDED else None
+            results = fuzz_slices.run(case, call, error, self.targets_are_checked, saved_size)
         if results is None:
             return
         losses = results.losses
@@ -267,7 +292,7 @@ class Runner:
             # Each rank's part of each row is rounded.
             least = float(np.finfo(np.float32).smallest_subnormal) * case["target"].size * len(losses)
             check_result("loss", losses[0], expected[0], rounding_of_hinges(case) + least)
-        if fuzz_slices.has_exact_losses(case):
+        if results.row_losses is not None and fuzz_slices.has_exact_losses(case):
             of_rows = loss_and_gradient(case["input"], case["target"], "none")[0]
             if not np.allclose(results.row_losses, of_rows, rtol=2.0**-45, atol=0):
                 raise KernelError(f"the ranks tell each other losses of {results.row_losses}, not {of_rows}")
@@ -290,6 +315,14 @@ class Runner:
         if not all(buffer.array.tobytes() == array.tobytes() for buffer, array in zip(buffers, inputs)):
             raise KernelError(f"{step}: an input was changed")
         return said, [buffer.array for buffer in buffers[len(inputs) :]]
+
+
+def set_gemm(library):
+    """Gives the library MindSpore's matrix product without importing MindSpore."""
+    package = Path(importlib.util.find_spec("mindspore").origin).parent
+    (path, *_) = sorted(package.glob("lib/libdnnl.so*"))
+    sgemm = ctypes.CDLL(str(path)).dnnl_threadpool_interop_sgemm
+    library.MultilabelMarginLossSetGemm(ctypes.cast(sgemm, ctypes.c_void_p))
 
 
 def functions_of(is_cpu):
@@ -369,7 +402,7 @@ def smaller(case):
     if input.ndim == 2 and len(input) > 1:
         yield rows_of(case, slice(0, len(input) // 2))
         yield rows_of(case, slice(len(input) // 2, None))
-    for name, least in (("offset", 0), ("cuts", []), ("block", 0)):
+    for name, least in (("offset", 0), ("cuts", [])):
         if case.get(name, least) != least:
             yield {**case, name: least}
     for share in (2, 8):
@@ -400,7 +433,7 @@ def classes_of(case, keep):
 def weight(case):
     """How much there is to read in a case."""
     fractions = np.count_nonzero(np.nan_to_num(case["input"]) % 1)
-    settings = case["threads"] + case["offset"] + len(case.get("cuts", ())) + (case.get("block", 0) != 0)
+    settings = case["threads"] + case["offset"] + len(case.get("cuts", ()))
     return case["input"].size + case["target"].size + fractions + settings
 
 
@@ -482,7 +515,7 @@ def main():
     print(f"seed {seed}, {arguments.cases} cases", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         build = build_emulated if arguments.cuda else build_cpu
-        library = build(folder, f"-O1 -g1 {SANITIZERS}")
+        library = build(folder, f"-O1 -g1 {SANITIZERS} {'' if arguments.cuda else LITTLE_ROOM}")
         libraries = ["--library", library, *(["--cuda"] if arguments.cuda else [])]
         status, output, errors = run_worker({}, *libraries, "--variants")
         if status != 0:

@@ -1,20 +1,26 @@
-"""Cases for the kernels that work on a slice of the classes (custom_ops/cpu/slice.h), for fuzz_kernels.py: all ranks in
-one process, step by step, or with one malformed call on the way."""
+"""Cases for the linear layer, and for the kernels whose classes are divided over ranks (custom_ops/ranks.h), for
+fuzz_kernels.py: all ranks in one process, step by step, or with one malformed call on the way."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 CLASS_PARALLEL = "MultilabelMarginLossClassParallel"
-LINEAR, LINEAR_WITH_BIAS = "MultilabelMarginLossLinear", "MultilabelMarginLossLinearWithBias"
+LINEAR, SHARDED = "MultilabelMarginLossLinear", "MultilabelMarginLossLinearSharded"
 STEPS = ("Header", "TargetScores", "Partial")  # and then the loss and its gradient
+# What the gradient operators of the linear layer write, by what their symbols have before the reduction.
+GRADIENTS = {
+    "Grad": ("features", "weight", "bias"),
+    "GradFeatures": ("features",),
+    "GradParameters": ("weight", "bias"),
+}
 CHECKSUMS = 16  # numbers in the header
 HOW = ("dtype", "size", "rank", "value", "value")  # a parameter can be malformed
 NUMBERS = (np.nan, np.inf, -np.inf, -0.5, 0.5, 1e12, 1e30, -1e30)
-LABELS = (-1, -(2**31), 2**31 - 1, 0, 1)
+LABELS = (-1, -2, -(2**31), 2**31 - 1, 0, 1, 1024, 65535, 2**16)
 # Elements of place and what they cannot be.
 PLACES = [(0, value) for value in (-1, 2**24 + 1, 2**40, -(2**63))] + [(1, value) for value in (-1, 4, 2**62)]
-PLACES += [(2, value) for value in (0, -1, 5, 257, 2**40)] + [(3, value) for value in (-1, -(2**63))]
+PLACES += [(2, value) for value in (0, -1, 5, 257, 2**40)]
 
 
 class KernelError(Exception):
@@ -40,21 +46,23 @@ def linear_sizes(rng, classes):
     return rows, classes, min(classes, 20 if kind > 1 else 200), features
 
 
-def make_layer(rng, sizes, dtype, has_bias):
+def make_layer(rng, sizes, dtype, target):
     """A layer and its features, whose scores are exact, and have many ties; also the scores."""
     rows, classes, number = sizes
     features = rng.integers(-3, 4, (rows, number)).astype(dtype)
     weight = (rng.integers(-3, 4, (classes, number)) / 2 ** rng.integers(4)).astype(other_dtype(rng, dtype))
-    bias = (rng.integers(-20, 20, classes if has_bias else 0) / 4).astype(other_dtype(rng, dtype))
+    bias = (rng.integers(-20, 20, classes) / 4).astype(other_dtype(rng, dtype))
+    if rng.integers(2) == 0:  # late in training: few pairs are active
+        bias[rng.random(classes) < rng.choice((0.9, 0.95, 0.99))] = -60
+        bias[target[(target >= 0) & (target < classes)]] = 20
     if rng.integers(6) == 0:
         bias[rng.random(bias.shape) < 0.3] = -np.inf  # masked classes
     if rng.integers(3) == 0 and features.size:
-        array = features if rng.integers(3) == 0 else weight
+        array = (features, weight, bias)[rng.integers(3)]
         array.reshape(-1)[rng.integers(array.size)] = rng.choice((np.nan, np.inf, -np.inf))
     with np.errstate(invalid="ignore"):
-        scores = features.astype(np.float32) @ weight.astype(np.float32).T
-        scores += bias if has_bias else 0
-    return {"input": scores, "features": features, "weight": weight, **({"bias": bias} if has_bias else {})}
+        scores = features.astype(np.float32) @ weight.astype(np.float32).T + bias.astype(np.float32)
+    return {"input": scores, "features": features, "weight": weight, "bias": bias}
 
 
 def other_dtype(rng, dtype):
@@ -67,7 +75,6 @@ def make_division(rng):
     how = HOW[rng.integers(len(HOW))]
     return {
         "cuts": sorted(rng.random(rng.integers(4)).tolist()),  # where slices end, as parts of the whole
-        "block": int(rng.choice((0, 0, 1, 1024, 1025, 2048, 1 << 40, 2**63 - 1))),
         # A step, what tells the parameter and all else, and what is wrong with it.
         "malformed": [int(rng.integers(5)), int(rng.integers(2**20)), how] if rng.integers(4) == 0 else None,
     }
@@ -94,12 +101,11 @@ def ranks_of(case):
     result = []
     for rank, (begin, end) in enumerate(zip(ends, ends[1:])):
         if "weight" in case:
-            layer = [case[name][begin:end] for name in ("weight", "bias") if name in case]
-            own = (case["features"], target, *layer)
+            own = (case["features"], target, case["weight"][begin:end], case["bias"][begin:end])
         else:
             own = (np.ascontiguousarray(case["input"][..., begin:end]), target)
         named = 0 if ranks == 1 and case["offset"] else classes  # one rank need not say it
-        result.append(Rank(own, np.array([named, rank, ranks, case["block"]], np.int64)))
+        result.append(Rank(own, np.array([named, rank, ranks, *[0] * ranks], np.int64)))
     return result
 
 
@@ -112,51 +118,106 @@ class Results(NamedTuple):
 
     losses: list  # of each rank
     gradients: list  # of what the loss is a function of, put together
-    row_losses: np.ndarray  # as the ranks tell each other, in float64
+    row_losses: np.ndarray = None  # as the ranks tell each other, in float64
 
 
-def run(case, call, error, values_are_checked=True):
+def check_error(step, said, wanted):
+    if (said is None) != (wanted is None) or (wanted and wanted not in said):
+        raise KernelError(f"{step}: the error is {said!r}, not {wanted!r}")
+
+
+def run(case, call, error, values_are_checked=True, saved_size=None):
     """The results, or None if there is an error, or a malformed call.
 
     ``call(step, inputs, outputs)`` returns what the kernel said, or None, and its outputs. ``error`` is what must be
-    said; unless ``values_are_checked``, nothing of what stands in place and header, which only the device reads."""
+    said; unless ``values_are_checked``, nothing of what stands in place and header, which only the device reads.
+    ``saved_size`` returns the size of what the forward pass of a linear layer saves."""
     ranks = ranks_of(case)
     dout, (rows, labels) = case["dout"], np.atleast_2d(case["target"]).shape
     shapes = ((len(ranks) + CHECKSUMS,), (rows, labels), (rows * (2 * len(ranks) + labels),))
-    exchanged = []
-    first_error = 1 if error and "but got labels" in error else 0  # Header does not look at them
+    exchanged, saved = [], [[] for _ in ranks]
+    # Header does not look at the labels; and what TargetScores has reported, the steps behind it do not report again.
+    is_reported_once = error is not None and "but got labels" in error and values_are_checked
     for number, step in enumerate((*STEPS, case["reduction"].capitalize(), "Grad" + case["reduction"].capitalize())):
-        inputs = [(*rank.own, rank.place, *exchanged, *([dout] if number == 4 else ())) for rank in ranks]
-        if number < 3:
-            outputs = [[np.full(shapes[number], 7, np.float32)] for _ in ranks]
-        elif number == 3:
-            outputs = [[np.full(dout.shape, 7, dout.dtype)] for _ in ranks]
-        else:
-            outputs = [[np.full_like(array, 7) for array in (rank.own[0], *rank.own[2:])] for rank in ranks]
+        last = [dout] if number == 4 else []
+        inputs = [(*rank.own, rank.place, *exchanged, *own, *last) for rank, own in zip(ranks, saved)]
+        outputs = [outputs_of(rank, number, shapes, dout) for rank in ranks]
+        if number == 2 and saved_size:
+            for rank, of_rank in zip(ranks, outputs):
+                of_rank.append(np.full(saved_size(rows, *rank.own[2].shape, labels), 7, np.int32))
         if case["malformed"] and case["malformed"][0] == number:
             check_malformed(case, call, step, (inputs, outputs), values_are_checked)
             return None
         results = [call(step, *arrays) for arrays in zip(inputs, outputs)]
-        wanted = error if number >= first_error else None
+        wanted = error if not is_reported_once or number == 1 else None
         for said, _ in results:
-            if (said is None) != (wanted is None) or (wanted and wanted not in said):
-                raise KernelError(f"{step}: the error is {said!r}, not {wanted!r}")
-        if wanted:
+            check_error(step, said, wanted)
+        if is_reported_once and number > 1 and not all(is_refused(array) for _, arrays in results for array in arrays):
+            raise KernelError(f"{step}: the results of labels that are no classes are not NaN")
+        if wanted and not is_reported_once:
             return None
         if number < 3:
             with np.errstate(invalid="ignore", over="ignore"):
                 exchanged.append(np.sum([arrays[0] for _, arrays in results], axis=0, dtype=np.float32))
+            saved = [arrays[1:] for _, arrays in results]
         elif number == 3:
             losses = [arrays[0] for _, arrays in results]
-    gradients = [arrays for _, arrays in results]
+    if error:
+        return None
+    return put_together(case, losses, [arrays for _, arrays in results], exchanged[2])
+
+
+def outputs_of(rank, number, shapes, dout):
+    """What a step writes on one rank."""
+    if number < 3:
+        return [np.full(shapes[number], 7, np.float32)]
+    if number == 3:
+        return [np.full(dout.shape, 7, dout.dtype)]
+    return [np.full_like(array, 7) for array in (rank.own[0], *rank.own[2:])]
+
+
+def put_together(case, losses, gradients, partial):
+    ranks, rows = len(losses), len(np.atleast_2d(case["target"]))
     with np.errstate(invalid="ignore"):
-        row_losses = exchanged[2][: 2 * len(ranks) * rows].astype(np.float64).reshape(len(ranks), rows, 2).sum((0, 2))
+        row_losses = partial[: 2 * ranks * rows].astype(np.float64).reshape(ranks, rows, 2).sum((0, 2))
         if "weight" not in case:
             together = [np.concatenate([of_rank[0] for of_rank in gradients], axis=-1)]
         else:
             together = [np.sum([of_rank[0] for of_rank in gradients], axis=0)]
             together += [np.concatenate(parts) for parts in list(zip(*gradients))[1:]]
     return Results(losses, together, row_losses)
+
+
+def is_refused(array):
+    return bool((array == -1).all() if array.dtype == np.int32 else np.isnan(array).all())
+
+
+def run_layer(case, call, error, saved_size):
+    """The same for the linear layer of one process."""
+    layer, labels, dout = [case[name] for name in ("features", "weight", "bias")], case["target"], case["dout"]
+    own = (layer[0], labels, *layer[1:])
+    scores = np.full(labels.shape, 7, np.float32)
+    state = [scores, scores.copy(), np.full(saved_size(len(labels), *layer[1].shape, labels.shape[1]), 7, np.int32)]
+    results, loss = {}, np.full(dout.shape, 7, dout.dtype)
+    for number, kind in enumerate(("", *GRADIENTS)):
+        step = kind + case["reduction"].capitalize()
+        inputs = (*own, *state, dout) if kind else own
+        outputs = [np.full_like(case[name], 7) for name in GRADIENTS[kind]] if kind else [loss, *state]
+        if case["malformed"] and case["malformed"][0] == number:
+            check_malformed(case, call, step, ([inputs], [outputs]), True)
+            return None
+        said, results[kind] = call(step, inputs, outputs)
+        # The forward pass has reported labels that are no classes.
+        check_error(step, said, error if number == 0 or "but got labels" not in (error or "but got labels") else None)
+        if number == 0:
+            loss, *state = results[kind]
+    if error:
+        return None
+    together = results["Grad"]
+    for one, other in zip(together, (*results["GradFeatures"], *results["GradParameters"])):
+        if one.tobytes() != other.tobytes():
+            raise KernelError("the gradients of one operator are not those of two")
+    return Results([loss], together)
 
 
 def has_exact_losses(case):
@@ -172,8 +233,7 @@ def expected_gradients(case, of_scores):
     if "weight" not in case:
         return [(of_scores, 0)]
     features, weight = (case[name].astype(np.float64) for name in ("features", "weight"))
-    factors = [(of_scores, weight), (of_scores.T, features)]
-    factors += [(of_scores.T, np.ones(len(features)))] if "bias" in case else []
+    factors = [(of_scores, weight), (of_scores.T, features), (of_scores.T, np.ones(len(features)))]
     result = []
     for a, b in factors:
         with np.errstate(invalid="ignore"):
@@ -196,7 +256,8 @@ def check_malformed(case, call, step, arrays_of_ranks, values_are_checked):
     rank = rng.integers(len(inputs))
     arrays = [*inputs[rank], *outputs[rank]]
     count, index = len(inputs[rank]), int(rng.integers(len(arrays)))
-    place = [array.dtype for array in arrays].index(np.int64)
+    places = [at for at, array in enumerate(arrays) if array.dtype == np.int64]
+    first = places[0] if places else 4  # of what the inputs are not
     before = arrays[index]
     arrays[index] = malformed(rng, before, how, index < count)
     said, _ = call(step, arrays[:count], arrays[count:])
@@ -204,13 +265,14 @@ def check_malformed(case, call, step, arrays_of_ranks, values_are_checked):
         must = True
     elif how == "size":
         # The first step does not know how many there are to be of the inputs.
-        must = arrays[index].size != before.size and (index >= place or step != STEPS[0])
+        must = arrays[index].size != before.size and (index >= first or step != STEPS[0])
     elif how == "rank":
-        must = index < place and index != 3  # of the others, and of a bias, only the elements count
+        must = index < first  # of the others only the elements count
     else:
-        must = place <= index <= place + (step != STEPS[0]) and index < count  # place and header
+        # Place and header, where a step before has not reported it.
+        must = (index in places and step == STEPS[0]) or (places and index == first + 1 and step == STEPS[1])
     if not values_are_checked:
-        must = must and how != "value" and (how != "size" or index not in (0, place + 1))  # ranks, or classes of each
+        must = must and how != "value" and (how != "size" or index not in (0, first + 1))  # ranks, or classes of each
     if must and said is None:
         raise KernelError(f"{step}: no error for a malformed {how} of parameter {index}")
 

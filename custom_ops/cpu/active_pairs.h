@@ -20,11 +20,19 @@
 
 namespace mlml {
 
-constexpr int64_t kSlab = 256;                      // rows that are worked on at a time
-constexpr int64_t kFewBlocks = 8;                   // with fewer, rows are divided among the threads too,
-constexpr int64_t kFewRows = 64;                    // into so many
-constexpr int64_t kMostPacked = int64_t{26} << 20;  // bytes
-constexpr int64_t kMostListed = int64_t{20} << 20;
+// Bytes. Tests compile with smaller numbers, so that small layers take every path.
+#ifndef MLML_MOST_PACKED
+#define MLML_MOST_PACKED (int64_t{26} << 20)
+#endif
+#ifndef MLML_MOST_LISTED
+#define MLML_MOST_LISTED (int64_t{20} << 20)
+#endif
+
+constexpr int64_t kSlab = 256;     // rows that are worked on at a time
+constexpr int64_t kFewBlocks = 8;  // with fewer, rows are divided among the threads too,
+constexpr int64_t kFewRows = 64;   // into so many
+constexpr int64_t kMostPacked = MLML_MOST_PACKED;
+constexpr int64_t kMostListed = MLML_MOST_LISTED;
 constexpr int64_t kMostSavedLabels = 65535;
 
 // Up to this share of active pairs, one in so many, a cell is sparse: the gradients take less time as sums over its

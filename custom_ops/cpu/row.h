@@ -1,4 +1,4 @@
-// One row of the batch: what the scheduler (multilabel_margin_loss.cpp) and the kernels (row.cpp) agree on.
+// One row of the batch: what the scheduler (schedule.h) and the kernels (row.cpp) agree on.
 #pragma once
 
 #include <algorithm>

@@ -75,7 +75,8 @@ void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
 
 int main() {
   const int64_t shapes[][3] = {{2, 100000, 40}, {3, 7, 2}, {3, 2000, 5}, {2, 100000, 700}, {300, 1000, 9}};
-  const int64_t shapes_of_layers[][3] = {{3, 7, 2}, {3, 5000, 40}, {2, 40000, 3}};
+  // Packed numbers; with little room, lists and scores that are computed again; with so many labels, nothing saved.
+  const int64_t shapes_of_layers[][3] = {{3, 7, 2}, {3, 5000, 40}, {300, 3000, 3}, {1, 9, 70000}};
   // The helpers start while allocations fail; later there are to be more of them, but none can start.
   for (int threads : {4, 1, 8}) {
     threads_fail = threads == 8;

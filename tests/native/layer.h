@@ -6,64 +6,59 @@
 #include "kernels.h"
 
 extern "C" {
-Kernel MultilabelMarginLossLinearWithBiasHeader, MultilabelMarginLossLinearWithBiasTargetScores,
-    MultilabelMarginLossLinearWithBiasPartial, MultilabelMarginLossLinearWithBiasMean,
-    MultilabelMarginLossLinearWithBiasGradMean;
-void MultilabelMarginLossSetBlas(void *sgemm, void *set_threads);
+Kernel MultilabelMarginLossLinearMean, MultilabelMarginLossLinearGradMean;
+int64_t MultilabelMarginLossLinearSavedSize(int64_t rows, int64_t classes, int64_t features, int64_t num_labels);
+void MultilabelMarginLossSetGemm(void *sgemm);
 }
 
-// As Fortran calls it, by columns.
-inline void Sgemm(const char *transa, const char *transb, const int *m, const int *n, const int *k, const float *alpha,
-                  const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
-                  const int *ldc) {
-  for (int64_t column = 0; column < *n; ++column) {
-    for (int64_t row = 0; row < *m; ++row) {
+// The interface of oneDNN's: matrices by rows.
+inline int Sgemm(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc, void *) {
+  for (int64_t row = 0; row < m; ++row) {
+    for (int64_t column = 0; column < n; ++column) {
       float sum = 0;
-      for (int64_t i = 0; i < *k; ++i) {
-        sum += (*transa == 'N' ? a[row + i * *lda] : a[i + row * *lda]) *
-               (*transb == 'N' ? b[i + column * *ldb] : b[column + i * *ldb]);
+      for (int64_t i = 0; i < k; ++i) {
+        sum += (transa == 'N' ? a[row * lda + i] : a[i * lda + row]) *
+               (transb == 'N' ? b[i * ldb + column] : b[column * ldb + i]);
       }
-      float &result = c[row + column * *ldc];
-      result = *alpha * sum + (*beta == 0 ? 0 : *beta * result);
+      float &result = c[row * ldc + column];
+      result = alpha * sum + (beta == 0 ? 0 : beta * result);
     }
   }
+  return 0;
 }
 
-// The interface of Batch.
+// The interface of Batch. Of each class, few or all pairs are active.
 struct Layer {
   static constexpr int64_t kFeatures = 5;
   Batch batch;  // whose input are the features
-  std::vector<float> weight, bias, loss, gradient;
-  std::vector<int64_t> place;
-  std::vector<float> header, target_scores, partial;
+  int64_t classes;
+  std::vector<float> weight, bias, loss, target_scores, active_classes, gradient;
+  std::vector<int32_t> saved;
 
   Layer(int64_t rows, int64_t classes, int64_t labels, unsigned seed)
       : batch(rows, kFeatures, labels, seed),
+        classes(classes),
         weight(classes * kFeatures),
-        bias(classes, 0.5f),
+        bias(classes),
         loss(1, 7),
+        target_scores(rows * labels, 7),
+        active_classes(rows * labels, 7),
         gradient(batch.input.size() + weight.size() + bias.size(), 7),
-        place{classes, 0, 1, 0},
-        header(1 + 16),
-        target_scores(rows * labels),
-        partial(rows * (2 + labels)) {
+        saved(MultilabelMarginLossLinearSavedSize(rows, classes, kFeatures, labels), 7) {
     std::mt19937 random(seed);
     for (float &value : weight) value = static_cast<float>(random() % 9) / 4 - 1;
+    for (int64_t i = 0; i < classes; ++i) bias[i] = i / 1024 % 2 == 0 ? 0.5f : -9;
     for (int32_t &label : batch.target) label = static_cast<int32_t>(random() % static_cast<uint64_t>(classes));
-    MultilabelMarginLossSetBlas(reinterpret_cast<void *>(Sgemm), nullptr);
+    MultilabelMarginLossSetGemm(reinterpret_cast<void *>(Sgemm));
     Forward();
   }
 
-  void Forward() {
-    Call(MultilabelMarginLossLinearWithBiasHeader, 0, {{header}});
-    Call(MultilabelMarginLossLinearWithBiasTargetScores, 1, {{target_scores}});
-    Call(MultilabelMarginLossLinearWithBiasPartial, 2, {{partial}});
-    Call(MultilabelMarginLossLinearWithBiasMean, 3, {{loss}});
-  }
+  void Forward() { Call(MultilabelMarginLossLinearMean, {{loss}}, {}); }
 
   void Backward() {
     float *of_weight = gradient.data() + batch.input.size(), *of_bias = of_weight + weight.size();
-    Call(MultilabelMarginLossLinearWithBiasGradMean, 3,
+    Call(MultilabelMarginLossLinearGradMean, {},
          {{&batch.dout, 1}, {gradient.data(), batch.input.size()}, {of_weight, weight.size()}, {of_bias, bias.size()}});
   }
 
@@ -75,21 +70,23 @@ struct Layer {
     int64_t size;
   };
 
-  // Calls a kernel with the first `known` of header, target scores and partial, and what comes behind.
-  void Call(Kernel &kernel, size_t known, const std::vector<Floats> &behind) {
-    const int64_t rows = batch.rows, classes = place[0];
-    std::vector<void *> params = {batch.input.data(), batch.target.data(), weight.data(), bias.data(), place.data()};
+  // Calls a kernel with what comes before the state and behind it.
+  void Call(Kernel &kernel, const std::vector<Floats> &before, const std::vector<Floats> &behind) {
+    std::vector<void *> params = {batch.input.data(), batch.target.data(), weight.data(), bias.data()};
     std::vector<std::vector<int64_t>> sizes = {
-        {rows, kFeatures}, {rows, batch.labels}, {classes, kFeatures}, {classes}, {4}};
-    std::vector<const char *> dtypes = {"float32", "int32", "float32", "float32", "int64"};
-    std::vector<Floats> floats = {header, target_scores, partial};
-    floats.resize(known, header);
-    floats.insert(floats.end(), behind.begin(), behind.end());
-    for (const Floats &of : floats) {
-      params.push_back(of.data);
-      sizes.push_back({of.size});
-      dtypes.push_back("float32");
+        {batch.rows, kFeatures}, {batch.rows, batch.labels}, {classes, kFeatures}, {classes}};
+    std::vector<const char *> dtypes = {"float32", "int32", "float32", "float32"};
+    const auto add = [&](void *data, int64_t size, const char *dtype) {
+      params.push_back(data);
+      sizes.push_back({size});
+      dtypes.push_back(dtype);
+    };
+    for (const Floats &of : before) add(of.data, of.size, "float32");
+    for (std::vector<float> *of : {&target_scores, &active_classes}) {
+      add(of->data(), static_cast<int64_t>(of->size()), "float32");
     }
+    add(saved.data(), static_cast<int64_t>(saved.size()), "int32");
+    for (const Floats &of : behind) add(of.data, of.size, "float32");
     std::vector<int> ndims;
     std::vector<int64_t *> shapes;
     for (std::vector<int64_t> &of : sizes) {

@@ -7,7 +7,7 @@
 int main() {
   constexpr int kCallers = 4, kRounds = 20;
   const int64_t shapes[kCallers][3] = {{1, 200000, 9}, {8, 40000, 3}, {5, 30000, 300}, {64, 1000, 40}};
-  const int64_t layers[kCallers][3] = {{1, 5000, 2}, {300, 3000, 3}, {5, 40000, 4}, {3, 70, 5}};
+  const int64_t layers[kCallers][3] = {{1, 5000, 2}, {300, 3000, 3}, {5, 20000, 40}, {70, 700, 5}};
   int mistakes[kCallers] = {};
   volatile int planted = 0;
   std::vector<std::thread> callers;

@@ -24,7 +24,8 @@ from mindspore_mlml import (
     MultilabelMarginLossFromLabels,
 )
 from tests.support.cases import DTYPES, REDUCTIONS
-from tests.support.slices import check_losses, random_cuts, random_labels, random_layer
+from tests.support.linear import check_losses, random_labels, random_layer
+from tests.support.slices import random_cuts
 
 ROWS, FEATURES, CLASSES, NUM_LABELS = 6, 12, 3001, 4
 

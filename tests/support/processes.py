@@ -1,6 +1,7 @@
 """Running Python and programs in processes of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -25,3 +26,10 @@ def run_python(*command, **environment):
     result = run_program(sys.executable, *command, PYTHONPATH=str(ROOT), **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def free_port():
+    """A port of this machine that the system has given to nobody."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

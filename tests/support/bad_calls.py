@@ -1,0 +1,80 @@
+"""Calls of each operator with a mistake in the values, and the same calls without one: in PyNative, where an error of a
+call that has already failed would be raised in a later, valid call."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from mindspore_mlml import (
+    ClassParallelMultilabelMarginLoss,
+    LinearMultilabelMarginLoss,
+    linear_multilabel_margin_loss,
+    multilabel_margin_loss,
+    multilabel_margin_loss_from_labels,
+)
+from tests.support.cases import REDUCTIONS
+
+CLASSES = 9
+X = Tensor(np.random.default_rng(0).standard_normal((4, CLASSES)).astype(np.float32))
+GOOD, BAD = Tensor(np.zeros((4, 2), np.int32)), Tensor(np.full((4, 2), CLASSES, np.int32))
+GOOD_TARGET, BAD_TARGET = (Tensor(np.full((4, CLASSES), value, np.int32)) for value in (0, CLASSES))
+
+
+def _calls(function, good, bad, parameters=None):
+    """The loss and the gradient by the first input and the parameters."""
+    gradient = ms.grad(lambda x, labels: function(x, labels).sum(), 0, parameters)
+
+    def differentiate(labels):
+        of_x = gradient(X, labels)
+        return (of_x[0] if parameters else of_x).asnumpy()
+
+    yield "loss", lambda: function(X, good).asnumpy(), lambda: function(X, bad).asnumpy()
+    yield "gradient", lambda: differentiate(good), lambda: differentiate(bad)
+
+
+def all_calls():
+    """By name, a call and the same call with a mistake."""
+    result = {}
+
+    def add(name, calls):
+        for what, good, bad in calls:
+            result[f"{name}, {what}"] = good, bad
+
+    for reduction in REDUCTIONS:
+        for function, pair in (
+            (multilabel_margin_loss, (GOOD_TARGET, BAD_TARGET)),
+            (multilabel_margin_loss_from_labels, (GOOD, BAD)),
+        ):
+            add(
+                f"{function.__name__}, {reduction}",
+                _calls(lambda x, y, f=function, r=reduction: f(x, y, r), *pair),
+            )
+        add(f"class parallel, {reduction}", _calls(ClassParallelMultilabelMarginLoss(CLASSES, reduction), GOOD, BAD))
+        head = LinearMultilabelMarginLoss(CLASSES, CLASSES, reduction)
+        add(f"linear layer, {reduction}", _calls(head, GOOD, BAD, head.trainable_params()))
+        add(
+            f"linear function, {reduction}",
+            _calls(lambda x, y, r=reduction, w=head.weight: linear_multilabel_margin_loss(x, w, None, y, r), GOOD, BAD),
+        )
+    right, wrong = (ClassParallelMultilabelMarginLoss(classes) for classes in (CLASSES, CLASSES - 1))
+    result["class parallel, number of classes"] = (
+        lambda: right(X, GOOD).asnumpy(),
+        lambda: wrong(X, GOOD).asnumpy(),
+    )
+    return result
+
+
+def count_errors(good, bad, rounds):
+    """How many bad calls raise no error, and the errors of good calls."""
+    missing, errors = 0, []
+    for _ in range(rounds):
+        try:
+            bad()
+            missing += 1
+        except RuntimeError:
+            pass
+        try:
+            good()
+        except RuntimeError as error:
+            errors.append(str(error)[:200])
+    return missing, errors
