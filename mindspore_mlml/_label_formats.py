@@ -185,7 +185,10 @@ def _read_sparse(op, name, matrix):
 def _raise_neither_0_nor_1(op, name, index, values, total):
     """Raises the error for the values at ``index``, the first of ``total``."""
     found = few_values([(name, place, value) for place, value in zip(np.transpose(index).tolist(), values)], total)
-    raise ValueError(f"For '{op}', each value of '{name}' must be 0 or 1, but got {found}.{_advice(values[0])}")
+    advice = _advice(values[0])
+    if isinstance(values[0], numbers.Real) and values[0] == values[0]:
+        advice = f" Of a matrix of relevances, pass where it is not 0: {name} != 0." if not advice else advice
+    raise ValueError(f"For '{op}', each value of '{name}' must be 0 or 1, but got {found}.{advice}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ def linear_multilabel_margin_loss(
 
     The scores are computed a block of classes at a time, in float32, as fused linear cross-entropies do
     (`Liger Kernel <https://arxiv.org/abs/2410.10989>`_, `Cut Cross-Entropy <https://arxiv.org/abs/2411.09009>`_). A
-    margin that is met has gradient 0, exactly. So the forward pass saves which pairs of a sample and a class are active,
+    margin that is met has gradient 0, exactly: the forward pass saves which pairs of a sample and a class are active,
     and the gradients are sums over these pairs where they are few. Beside the arguments and their gradients, this takes
-    at most 32 MB and some vectors for each sample.
+    some 30 MB at most, whatever the number of classes is, and some vectors for each sample.
 
     Args:
         features (Tensor): Tensor of shape :math:`(N, D)`, where :math:`N` is the batch size. Data type must be float16
@@ -51,8 +51,9 @@ def linear_multilabel_margin_loss(
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
 
     Note:
-        On a GPU, in graphs with dynamic shapes, and where the kernel ``cpu`` or SciPy cannot be used, the scores are
-        made.
+        On a GPU, and where the kernel ``cpu`` or MindSpore's oneDNN cannot be used, the scores of all classes are
+        computed at once. In a graph whose shapes are unknown, wrong shapes are a RuntimeError, raised when the kernel
+        runs.
 
     See also:
         - :class:`mindspore_mlml.LinearMultilabelMarginLoss`, which has the layer's parameters.

@@ -22,10 +22,10 @@ from mindspore_mlml import (
 )
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
+from tests.support.linear import reference as linear_reference
 from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GRAPH_AND_SLOWLY_PYNATIVE, GradientNet
 from tests.support.processes import ROOT, run_program
 from tests.support.reference import loss_and_gradient
-from tests.support.linear import reference as linear_reference
 
 CLASSES = 6
 LABELS = 3

@@ -78,15 +78,17 @@ def paths(layer, labels, state):
     (rows, _), classes, num_labels = layer[0].shape, len(layer[1]), labels.shape[1]
     bits = next(bits for bits in (1, 2, 4, 8, 16, 32) if num_labels >> bits == 0)
     padded = sum(-(-min(TILE, classes - first) // 128) * 128 for first in range(0, classes, TILE))
-    if bits < 32 and rows * padded * bits // 8 <= 26 << 20:
-        return {"packed"}
-    slabs = -(-rows // SLAB)
-    cells = state.saved[: 2 * slabs * -(-classes // TILE)].reshape(-1, 2)
+    blocks = -(-classes // TILE)
+    is_packed = bits < 32 and rows * padded * bits // 8 <= 26 << 20
+    cell_rows = 64 if is_packed and blocks < 8 else SLAB
+    cells_of_block = -(-rows // cell_rows)
+    cells = state.saved[: 2 * cells_of_block * blocks].reshape(-1, 2)
     found = set()
     for index, (active, offset) in enumerate(cells):
-        block, slab = divmod(index, slabs)
-        size = min(TILE, classes - block * TILE) * min(SLAB, rows - slab * SLAB)
-        found.add("list" if offset >= 0 else "sparse" if active <= size // 8 else "dense")
+        block, number = divmod(index, cells_of_block)
+        size = min(TILE, classes - block * TILE) * min(cell_rows, rows - number * cell_rows)
+        computed_again = "sparse" if active <= size // 10 else "dense"
+        found.add("packed" if offset == -2 else "list" if offset >= 0 else computed_again)
     return found
 
 
