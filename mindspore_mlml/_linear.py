@@ -126,8 +126,11 @@ _operators = _make_operators()
 # The loss
 
 
+_multiply = ops.MatMul(transpose_b=True)  # of matrices; the function knows no MindIR of unknown rank
+
+
 def scores(features, weight, bias):
-    """Those of a linear layer."""
+    """Those of a linear layer, of one sample too."""
     product = ops.matmul(features, ops.cast(weight, features.dtype).T)
     if bias is None:
         return product
@@ -175,6 +178,7 @@ def loss(called, features, weight, bias, labels, reduction):
     is_known = check(called, features, weight, bias, labels, reduction)
     is_empty = is_known and 0 in features.shape
     if is_empty or kernel_in_use() != "cpu" or not _ops.has_gemm:
-        return multilabel_margin_loss_from_labels(scores(features, weight, bias), labels, reduction)
+        all_scores = _multiply(features, ops.cast(weight, features.dtype)) + ops.cast(bias, features.dtype)
+        return multilabel_margin_loss_from_labels(all_scores, labels, reduction)
     output = _operators[called][reduction][_ops.in_graph()](features, labels, weight, bias)
     return as_loss(output[0], reduction)
