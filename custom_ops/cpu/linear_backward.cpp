@@ -238,6 +238,7 @@ class LinearBackward {
       for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
         const uint8_t *packed = data_ + layout_.PackedOffset(piece.block, row) + piece.InBlock() / 8 * layout_.Bits();
         linear_.unpack(packed, width, layout_.Bits(), numbers);
+        std::fill(numbers + piece.classes, numbers + width, uint16_t{0});  // what was saved is not trusted
         use_numbers(row, numbers);
       }
     } else if (IsSaved(piece)) {
