@@ -246,9 +246,11 @@ class LinearBackward {
     } else {
       own->scores.Compute(layer_, features_, piece.first_class, piece.classes, piece.first_row, piece.rows);
       for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
-        kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
-        kernels_.active_targets(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, numbers);
-        std::fill(numbers + piece.classes, numbers + width, uint16_t{0});
+        std::fill(numbers, numbers + width, uint16_t{0});
+        if (!targets_.HasNan(row)) {  // otherwise the row is not prepared
+          kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
+          kernels_.active_targets(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, numbers);
+        }
         use_numbers(row, numbers);
       }
     }
@@ -341,6 +343,7 @@ class LinearBackward {
     } else {
       own->scores.Compute(layer_, features_, piece.first_class, piece.classes, piece.first_row, piece.rows);
       for (int64_t row = piece.first_row; row < piece.first_row + piece.rows; ++row) {
+        if (targets_.HasNan(row)) continue;  // it is not prepared
         kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
         kernels_.gradient_of_tiles(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts,
                                    own->matrix.data());
