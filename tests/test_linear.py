@@ -175,6 +175,18 @@ def test_each_path_of_large_layers(rng, width, shares, dtype, expected):
         assert not zeros.any()
 
 
+@pytest.mark.parametrize("share", [0.11, 0.6], ids=["sparse", "dense"])
+def test_nan_in_a_row_of_scores_that_are_computed_again(rng, share):
+    num_labels, blocks = MANY["16 bits"]
+    layer = shares_layer(rng, 300, 4, blocks, (share,), np.float32)
+    labels = np.full((300, num_labels), -1, np.int32)
+    labels[:, 0] = 0
+    layer[0][[3, 280], 0] = NAN  # in both slabs
+    state, (of_features, *_) = check_linear(rng, layer, labels, "none", by=fast_reference)
+    assert "dense" in paths(layer, labels, state)
+    assert np.flatnonzero(np.isnan(of_features).any(axis=1)).tolist() == [3, 280]
+
+
 def list_pool(cells, size):
     """The room for lists of a part of the work, in 16-bit units, and how many cells a part has. The list of the first
     cell of each part has offset 0."""
@@ -268,6 +280,19 @@ def test_corrupted_lists_are_an_error(rng):
             gradient(layer, labels, state, np.ones(1, np.float32), "mean")
         array[index] = before
     gradient(layer, labels, state, np.ones(1, np.float32), "mean")
+
+
+def test_corrupted_numbers_of_no_class_are_not_read(rng):
+    """Packed numbers are padded. Here all of them are 1; behind the weight there are NaN."""
+    features, weight, bias = random_layer(rng, 3, 4, 200)
+    weight[65:] = NAN
+    layer, labels = (features, weight[:65], bias[:65]), np.full((3, 1), -1, np.int32)
+    state = forward(layer, labels, "sum")
+    state.saved[2:] = -1
+    state.saved[0] = 1  # few are active: so the gradients are sums over pairs
+    of_features, _, of_bias = gradients(layer, labels, state, np.full(1, 65, np.float32), "sum")
+    np.testing.assert_array_equal(of_features, np.tile(weight[:65].sum(axis=0), (3, 1)))
+    np.testing.assert_array_equal(of_bias, np.full(65, 3))
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, -1, 0.5, 1e30])

@@ -248,14 +248,17 @@ class LinearBackward {
       for (int64_t row = begin; row < end; ++row) {
         const uint8_t *packed = data_ + layout_.PackedOffset(piece.block, row) + piece.InBlock() / 8 * layout_.Bits();
         linear_.unpack(packed, width, layout_.Bits(), numbers);
+        std::fill(numbers + piece.classes, numbers + width, uint16_t{0});  // what was saved is not trusted
         use_numbers(row, numbers);
       }
     } else {
       own->scores.Compute(layer_, features_, piece.first_class, piece.classes, begin, end - begin);
       for (int64_t row = begin; row < end; ++row) {
-        kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
-        kernels_.active_targets(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, numbers);
-        std::fill(numbers + piece.classes, numbers + width, uint16_t{0});
+        std::fill(numbers, numbers + width, uint16_t{0});
+        if (!targets_.HasNan(row)) {  // otherwise the row is not prepared
+          kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
+          kernels_.active_targets(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, numbers);
+        }
         use_numbers(row, numbers);
       }
     }
@@ -368,6 +371,7 @@ class LinearBackward {
     own->scores.Compute(layer_, features_, piece.first_class, piece.classes, begin, end - begin);
     float *matrix = own->matrix.data() + (begin - piece.first_row) * own->stride;
     for (int64_t row = begin; row < end; ++row) {
+      if (targets_.HasNan(row)) continue;  // it is not prepared
       kernels_.start_counts(own->scores.View(), rows_[row], &own->counts);
       kernels_.gradient_of_tiles(own->scores.View(), rows_[row], own->scores.BlockTiles(), &own->counts, matrix);
     }

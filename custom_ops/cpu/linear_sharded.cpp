@@ -78,6 +78,7 @@ void Loss(const Arguments &arguments, Reduction reduction) {
   const ShardedCall call(arguments, ShardedCall::kSaved, 1);
   const Batch &batch = call.layer.batch;
   const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch);
+  call.Saved(ShardedCall::kSaved);  // which the gradient needs
   void *loss = arguments.Read(call.output, "loss", LossSize(batch, reduction));
   InStandardFloatingPoint([&] { Reduce(RowLosses(call.place, batch, partial), batch.dtype, reduction, loss); });
 }
