@@ -1,8 +1,9 @@
-"""The documented errors.
+"""The documented errors of dtypes, of the reduction, and of shapes that are known.
 
-Each check is evaluated at compile time in graph mode where the shapes are known, and at run time where they are not.
-``call`` says what the caller called: the function, the name of its second argument, and whether the two must have the
-same shape.
+In a graph, each check is evaluated when the graph is compiled, and nothing of it is left. Shapes that the graph does
+not know are not checked here, because a graph with a ``raise`` cannot be exported, cached, or compiled strictly: the
+kernel raises the same errors when it runs (ReadBatch in custom_ops/operator.h). ``call`` is what the caller called: the
+function, the name of its second argument, and whether the two must have the same shape.
 """
 
 from mindspore import dtype as mstype
@@ -72,35 +73,6 @@ def check_shapes(call, input_shape, target_shape):
     if target_shape[-1] == 0:
         raise ValueError(
             f"For '{op}', each row of '{name}' must have a label or a negative value, but got shape {target_shape}."
-        )
-
-
-@_primexpr
-def check_unknown_shapes(call, input_shape, target_shape):
-    """The same for shapes that are known at run time only.
-
-    With a single ``raise``, for MindSpore cannot differentiate a function that has two of them ("The node adjoint is
-    null"), and a single comparison of a product before it, for a graph with ``and`` or ``or`` there fails once in some
-    hundred times ("Cannot find device context for funcgraph"). All of the product is computed, of a shape () too: hence
-    slices, where there may be no last element.
-    """
-    op, name, needs_same_shape = call
-    if needs_same_shape:
-        fits = input_shape == target_shape
-        wanted = "the shape of 'target' must be the same as that of 'input'"
-    else:
-        fits = (input_shape[:-1] == target_shape[:-1]) * (len(input_shape) == len(target_shape))
-        wanted = (
-            f"'{name}' must have as many dimensions and rows as 'input', and each row of it must have a label or a "
-            "negative value"
-        )
-    has_rank = len(input_shape) in (1, 2)
-    has_classes = input_shape[-1:] != (0,)
-    has_labels = target_shape[-1:] != (0,)
-    if fits * has_rank * has_classes * has_labels == 0:
-        raise ValueError(
-            f"For '{op}', the rank of 'input' must be 1 or 2, the number of classes must be positive, and {wanted}, "
-            f"but got shapes {input_shape} and {target_shape}."
         )
 
 
