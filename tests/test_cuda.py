@@ -274,7 +274,7 @@ def test_more_rows_than_threads_of_a_block(emulated, rng, dtype):
     for reduction in ("none", "sum"):
         dout = make_dout(rng, 260, reduction, dtype)
         check_whole(emulated, input, target, reduction, dout)
-        check_slices(emulated, input, target, reduction, dout, 6)
+        check_slices(emulated, input, target, reduction, dout, 7)
 
 
 def test_checksum_of_many_labels(emulated, rng):
