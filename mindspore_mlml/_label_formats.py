@@ -187,7 +187,7 @@ def _raise_neither_0_nor_1(op, name, index, values, total):
     found = few_values([(name, place, value) for place, value in zip(np.transpose(index).tolist(), values)], total)
     advice = _advice(values[0])
     if isinstance(values[0], numbers.Real) and values[0] == values[0]:
-        advice = f" Of a matrix of relevances, pass where it is not 0: {name} != 0." if not advice else advice
+        advice = advice or f" Of a matrix of relevances, pass where it is not 0: {name} != 0."
     raise ValueError(f"For '{op}', each value of '{name}' must be 0 or 1, but got {found}.{advice}")
 
 
