@@ -59,7 +59,7 @@ def against_stream(scores, target, library, threads):
     dtype = scores.dtype
     gradient, one = np.zeros_like(scores), np.ones((), dtype)
     limits = Limits(threads)
-    forward, backward = (Kernel(library, f"MultilabelMarginLossFromLabels{direction}Mean") for direction in ("", "Grad"))
+    forward, backward = (Kernel(library, f"MultilabelMarginLossFromLabels{end}") for end in ("Mean", "GradMean"))
     times = interleaved_medians(
         {
             "forward": forward.prepare(scores, target, np.empty((), dtype)),

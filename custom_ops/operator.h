@@ -117,7 +117,7 @@ using Shape = std::vector<int64_t>;
 inline Shape OneElement(const int *, int64_t **) { return {1}; }
 inline Shape Rows(const int *ndims, int64_t **shapes) {
   if (ndims[0] == 2) return {shapes[0][0]};
-  return {shapes[0][0] == -2 ? -1 : 1};
+  return {ndims[0] == 1 && shapes[0][0] == -2 ? -1 : 1};
 }
 inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0], shapes[0] + ndims[0]}; }
 

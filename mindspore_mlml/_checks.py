@@ -1,8 +1,9 @@
-"""The documented errors.
+"""The documented errors of dtypes, of the reduction, and of shapes that are known.
 
-In a graph they are evaluated when it is compiled. Where it does not know the shapes, nothing checks these here: the
-kernels have the same rules (custom_ops/operator.h). ``call`` says what the caller called: the function, the names of its
-first two arguments, and whether these must have the same shape.
+In a graph, each check is evaluated when the graph is compiled, and nothing of it is left. Shapes that the graph does
+not know are not checked here, because a graph with a ``raise`` cannot be exported, cached, or compiled strictly: the
+kernel raises the same errors when it runs (ReadBatch in custom_ops/operator.h). ``call`` is what the caller called: the
+function, the names of its first two arguments, and whether the two must have the same shape.
 """
 
 from mindspore import dtype as mstype

@@ -71,11 +71,11 @@ def _all(rows):
     return rows
 
 
-def _read(input, labels, checked, prepared):
+def _read(input, labels, prepared):
     """Scores (in float32) and labels as matrices, which labels are listed, and how many, which are targets, and their
     classes."""
     scores = ops.cast(_rows.as_matrix(input), ms.float32)
-    scores, labels = prepared(scores, _rows.as_matrix(checked(input, labels)))
+    scores, labels = prepared(scores, _rows.as_matrix(labels))
     is_listed, lengths = _rows.listed(labels)
     return scores, labels, is_listed, lengths, *_rows.targets(labels, is_listed, scores.shape[-1])
 
@@ -136,9 +136,9 @@ def _sum_by_rank(others, ordered, ranks):
     return ops.select(is_infinite, ops.cast(INFINITY, ms.float64), sums)
 
 
-def _row_sums(input, labels, checked, prepared):
+def _row_sums(input, labels, prepared):
     """The sum of each row's hinges, in float64, and the number of classes."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, checked, prepared)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
     target_scores, is_other, others, thresholds, ordered, ranks = _rank(scores, is_target, index)
     pairs = lengths * scores.shape[-1]
     few = _sum_of_few(others, thresholds, pairs)
@@ -161,10 +161,10 @@ def _active_classes(thresholds, ordered, ranks):
     return ranks.shape[-1] - up_to
 
 
-def _row_counts(input, labels, checked, prepared):
+def _row_counts(input, labels, prepared):
     """By how many active pairs the sum of a row's hinges grows with the score of each class, and how many labels are
     listed in the row."""
-    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, checked, prepared)
+    scores, labels, is_listed, lengths, is_target, index = _read(input, labels, prepared)
     _, _, _, thresholds, ordered, ranks = _rank(scores, is_target, index)
     # In float64: a class that is listed often may be active more often than int32 can count.
     active = ops.cast(_active_classes(thresholds, ordered, ranks), ms.float64)
@@ -246,8 +246,9 @@ class _Gradient(_Operator):
     """(input, labels, dout) -> gradient of input. It is linear in dout and piecewise constant in input."""
 
     def construct(self, input, labels, dout):
+        labels = self.checked(input, labels)
         dout = ops.cast(dout, ms.float64).reshape((-1, 1))
-        counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.checked, self.prepared)
+        counts, lengths = _row_counts(input, _mapped_with(labels, dout), self.prepared)
         counts, lengths = self.finished(counts), self.finished(lengths)
         scale = dout / self.divisor(*counts.shape)
         gradients = ops.select(lengths > 0, counts * scale, zeros_like(counts))
@@ -268,7 +269,7 @@ class _Loss(_Operator):
         self.gradient = _Gradient(*arguments)
 
     def construct(self, input, labels):
-        sums, classes = _row_sums(input, labels, self.checked, self.prepared)
+        sums, classes = _row_sums(input, self.checked(input, labels), self.prepared)
         sums = self.finished(sums)
         return self.rounded(self.reduce(sums / self.divisor(sums.shape[0], classes), input.shape))
 

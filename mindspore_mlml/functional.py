@@ -58,6 +58,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["no
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a target is not less than the number of classes. Raised when the kernel runs. On a GPU, and
             where MindSpore's own operators compose the loss, the sample's loss and gradient are NaN instead.
+        RuntimeError: If shapes that are unknown when a graph is compiled are not as above. Raised when the kernel runs;
+            where MindSpore's own operators compose the loss, one of them raises an error instead.
 
     See also:
         - :class:`mindspore_mlml.MultilabelMarginLoss`, the same as a Cell.
@@ -113,6 +115,8 @@ def multilabel_margin_loss_from_labels(
         ValueError: If the number of classes or of columns of `labels` is 0.
         ValueError: If `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
         RuntimeError: If a label is not less than the number of classes. Raised when the kernel runs.
+        RuntimeError: If shapes that are unknown when a graph is compiled are not as above. Raised when the kernel runs;
+            where MindSpore's own operators compose the loss, one of them raises an error instead.
 
     See also:
         - :class:`mindspore_mlml.MultilabelMarginLossFromLabels`, the same as a Cell.

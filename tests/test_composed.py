@@ -12,6 +12,7 @@ from mindspore import Tensor
 
 from benchmarks.measure import extra_memory
 from mindspore_mlml import MultilabelMarginLoss, multilabel_margin_loss_from_labels
+from tests import test_dynamic_shapes
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS, SEMANTICS, batch_of, random_batch
 from tests.support.compare import check_against_reference, check_second_derivatives, close
 from tests.support.nets import FORMS, FORMS_FROM_LABELS, PYNATIVE_AND_SLOWLY_GRAPH, GradientNet, run_gradient, run_loss
@@ -187,14 +188,22 @@ def test_gradient_with_unknown_shapes_in_each_of_many_calls(rng, calls):
             close(result, expected)
 
 
-@pytest.mark.slow
-def test_unknown_rank(rng):
-    net = FORMS["function"]("none")
-    net.construct = ms.jit(net.construct)
-    net.set_inputs(Tensor(shape=None, dtype=ms.float32), Tensor(shape=None, dtype=ms.int32))
-    for shape in ((3, 6), (6,), (4, 9)):
-        input, target = batch_of(rng, shape)
-        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, "none")[0])
+@pytest.mark.parametrize(
+    ("form", "shapes"),
+    [
+        pytest.param(form, shapes, marks=[] if shapes == ((6, 9), (6, 8)) or len(shapes[0]) > 2 else pytest.mark.slow)
+        for shapes, rules in test_dynamic_shapes.MISFITS.items()
+        for form, rule in zip(("loss", "labels"), rules)
+        if rule
+    ],
+)
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+def test_unknown_shapes_that_do_not_fit_are_errors_of_mindspore(mode, form, shapes):
+    """AddN, Concat and Gather raise them."""
+    net = test_dynamic_shapes.TABLE[form].make("none")
+    net = test_dynamic_shapes.compiled(net, test_dynamic_shapes.unknown_inputs(None), mode)
+    with pytest.raises((ValueError, RuntimeError, IndexError), match=r"AddN|Concat|Gather|TupleGetItem"):
+        net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32))).asnumpy()
 
 
 def test_a_mindir_needs_nothing_of_this_package(rng, tmp_path):
@@ -227,8 +236,7 @@ OTHER_TESTS = {
     "semantics": "thresholds or exact_count or modified",
     "gradients": "not second_derivatives and not float16",
     "dynamic_shapes": (
-        "[graph and ((value_and_gradient and none and not outside) or (mean and (unknown0 or unknown1 or unknown3)) or "
-        "(not labels and (several_losses and sum or row_losses))) or jit_with or jitted"
+        "(unknown_shapes and not kernel and not several) or row_losses or jitted or primitive or (chosen and mean)"
     ),
     "mindspore": (
         "vjp or jvp or jacobians or (vmap and (pynative or axis_with_one)) or inputs or spawned or threads or "

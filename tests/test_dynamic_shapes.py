@@ -1,53 +1,279 @@
-"""Dynamic shapes and dynamic rank: the loss, its gradient and its errors, however a shape comes to be unknown."""
+"""Graphs whose shapes are unknown: dynamic shapes and dynamic rank.
+
+What works in them is a table: forms of the loss, which sizes are unknown, what is done with the graph, and the mode.
+`python -m tests.test_dynamic_shapes [way ...]` prints it, of all ways or of some.
+"""
+
+import sys
+from typing import Callable, NamedTuple
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from mindspore_mlml import MultilabelMarginLoss, MultilabelMarginLossFromLabels, _primitive
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
 from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GRAPH_AND_SLOWLY_PYNATIVE, GradientNet
+from tests.support.processes import ROOT, run_program
 from tests.support.reference import loss_and_gradient
 
 CLASSES = 6
 LABELS = 3
+MODES = {"pynative": ms.PYNATIVE_MODE, "graph": ms.GRAPH_MODE}
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The table
 
 
-@pytest.fixture(params=EACH_FORM)
-def form(request):
-    return request.param
+class Form(NamedTuple):
+    """A row of the table: a Cell of several inputs, the first of which have gradients."""
+
+    make: Callable  # reduction -> the Cell
+    batch: Callable  # (rng, rows, columns) -> the inputs as arrays; rows may be None, for inputs of one dimension
+    unknown: dict  # which sizes are unknown -> the shape of each input
+    expected: Callable  # (*inputs, reduction) -> the loss, and the gradients of the first inputs
+    has_single_rows: bool = True  # whether the inputs may have one dimension
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+def batch_of_labels(rng, rows, columns):
+    """The number of columns is that of the labels, and the number of classes is always the same."""
+    input, target = batch_of(rng, (CLASSES,) if rows is None else (rows, CLASSES), most=2)
+    padded = np.concatenate((target[..., :LABELS], np.full_like(target, -1)), -1)
+    return input, np.ascontiguousarray(padded[..., :columns])
+
+
+def expected_of_scores(input, labels, reduction):
+    loss, gradient = loss_and_gradient(input, labels, reduction)
+    return loss, [gradient]
+
+
+class Relu(nn.Cell):
+    """An operator of MindSpore's, in the form of a loss of scores."""
+
+    def __init__(self, reduction):
+        super().__init__()
+        self.is_per_row, self.factor = reduction == "none", 2 if reduction == "mean" else 1
+
+    def construct(self, input, target):
+        losses = self.factor * ops.relu(input) + 0 * target
+        return losses.sum(-1) if self.is_per_row else losses.sum()
+
+
+def expected_of_relu(input, target, reduction):
+    factor = 2 if reduction == "mean" else 1
+    losses = factor * np.maximum(input, 0)
+    return losses.sum(-1 if reduction == "none" else None), [factor * (input > 0)]
+
+
+OF_SCORES = {
+    "rows": ([None, CLASSES], [None, CLASSES]),
+    "columns": ([5, None], [5, None]),
+    "all": ([None, None], [None, None]),
+    "rank": (None, None),
+}
+
+
+OF_LABELS = {**OF_SCORES, "rows": ([None, CLASSES], [None, LABELS]), "columns": ([5, CLASSES], [5, None])}
+
+
+def batch_of_scores(rng, rows, columns):
+    return batch_of(rng, (columns,) if rows is None else (rows, columns))
+
+
+# For comparison, the first row is an operator of MindSpore's.
+TABLE = {
+    "MindSpore's relu": Form(Relu, batch_of_scores, OF_SCORES, expected_of_relu),
+    "loss": Form(MultilabelMarginLoss, batch_of_scores, OF_SCORES, expected_of_scores),
+    "labels": Form(MultilabelMarginLossFromLabels, batch_of_labels, OF_LABELS, expected_of_scores),
+}
+# What is unknown -> the rows and columns of three batches; the columns of "rows" are those of the form.
+SIZES = {
+    "rows": [(5, None), (4, None), (7, None)],
+    "columns": [(5, 6), (5, 8), (5, 3)],
+    "all": [(5, 6), (4, 8), (7, 3)],
+    "rank": [(5, 6), (None, 8), (7, 3)],
+}
+UNKNOWN = tuple(SIZES)
+
+
+class Total(nn.Cell):
+    """A loss of any reduction as a scalar."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def construct(self, *inputs):
+        return self.net(*inputs).sum()
+
+
+class ValueAndGrad(nn.Cell):
+    """The value and the gradients of a Cell, within the graph."""
+
+    def __init__(self, net, positions):
+        super().__init__()
+        self.step = ms.value_and_grad(net, positions)
+
+    def construct(self, *inputs):
+        return self.step(*inputs)
+
+
+def compiled(net, unknown, mode):
+    """The Cell, as a graph for inputs of unknown shapes."""
+    if mode == "pynative":
+        net.construct = ms.jit(net.construct)
+    net.set_inputs(*unknown)
+    return net
+
+
+def gradient_outside(net, unknown, mode, positions):
+    return ms.value_and_grad(compiled(Total(net), unknown, mode), positions)
+
+
+def gradient_inside(net, unknown, mode, positions):
+    return compiled(ValueAndGrad(Total(net), positions), unknown, mode)
+
+
+def forward(net, unknown, mode, _):
+    return compiled(net, unknown, mode)
+
+
+def mindir(net, unknown, _, __):
+    ms.export(net, *unknown, file_name="net", file_format="MINDIR")
+    return nn.GraphCell(ms.load("net.mindir"))
+
+
+def fullgraph(net, _, __, ___):
+    """What is unknown, MindSpore finds out from one call to the next."""
+    return ms.jit(net.construct, dynamic=1, fullgraph=True)
+
+
+# What is done with a graph: (Cell, unknown inputs, mode, positions of gradients) -> the function to call.
+WAYS = {
+    "forward": forward,
+    "gradient outside": gradient_outside,
+    "gradient inside": gradient_inside,
+    "MindIR": mindir,
+    "compile cache": forward,  # in processes of its own, which have the cache
+    "fullgraph": fullgraph,
+    "strict": forward,
+}
+CELLS = [(form, unknown, way, mode) for form in TABLE for unknown in UNKNOWN for way in WAYS for mode in MODES]
+
+
+def check_cell(form, unknown, way, mode):
+    """Runs one cell of the table in three batches, the first of them twice."""
+    number = CELLS.index((form, unknown, way, mode))
+    reduction = REDUCTIONS[number % len(REDUCTIONS)]
+    row, rng = TABLE[form], np.random.default_rng(number)
+    known_columns = row.unknown["rows"][-1][-1]  # of the labels, which are the last input
+    sizes = [
+        (1 if rows is None and not row.has_single_rows else rows, columns or known_columns)
+        for rows, columns in SIZES[unknown]
+    ]
+    batches = [row.batch(rng, *size) for size in sizes]
+    shapes = zip(row.unknown[unknown], batches[0])
+    inputs = [Tensor(shape=shape, dtype=Tensor(array).dtype) for shape, array in shapes]
+    gradients = len(row.expected(*batches[0], "sum")[1])
+    ms.set_context(mode=MODES[mode], jit_syntax_level=ms.STRICT if way == "strict" else ms.LAX)
+    try:
+        run = WAYS[way](row.make(reduction), inputs, mode, tuple(range(gradients)))
+        for batch in (*batches, batches[0]):
+            result = run(*map(Tensor, batch))
+            if "gradient" not in way:
+                close(result, row.expected(*batch, reduction)[0])
+                continue
+            expected = row.expected(*batch, "sum" if reduction == "none" else reduction)
+            close(result[0], expected[0])
+            for actual, wanted in zip(result[1] if gradients > 1 else (result[1],), expected[1]):
+                np.testing.assert_allclose(actual.asnumpy(), wanted, rtol=1e-5, atol=1e-6)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE, jit_syntax_level=ms.LAX)
+
+
+# Cells that MindSpore refuses to its own operators too: (what is unknown, way, mode) -> the reason.
+REFUSED = {}
+
+
+def result_of_cell(form, unknown, way, mode):
+    """What the printed table says."""
+    try:
+        check_cell(form, unknown, way, mode)
+    except Exception as error:
+        reason = REFUSED.get((unknown, way, mode))
+        return f"MindSpore: {reason}" if reason else f"{type(error).__name__}: {str(error).strip()[:60]!r}"
+    return "unexpectedly works" if (unknown, way, mode) in REFUSED else "works"
+
+
+def selected_cells(words):
+    """The cells whose names are among the words; any form, way, … if there is none of a kind among them."""
+    kinds = (TABLE, UNKNOWN, WAYS, MODES)
+    wanted = [[name for name in kind if name in words] or list(kind) for kind in kinds]
+    return [cell for cell in CELLS if all(name in names for name, names in zip(cell, wanted))]
+
+
+def main(words):
+    """Prints the results, for a table with a column for each way. True if all is as it should be."""
+    known = {*TABLE, *UNKNOWN, *WAYS, *MODES}
+    if not known.issuperset(words):
+        raise SystemExit(f"usage: python -m tests.test_dynamic_shapes [{' | '.join(known)} ...]")
+    cells = selected_cells(words)
+    rows = {}
+    for form, unknown, way, mode in cells:
+        rows.setdefault((form, unknown, mode), {})[way] = result_of_cell(form, unknown, way, mode)
+    ways = [way for way in WAYS if any(way in row for row in rows.values())]
+    print(f"{'form':17} {'unknown':8} {'mode':9}", *[f"{way:17}" for way in ways])
+    for (form, unknown, mode), row in rows.items():
+        print(f"{form:17} {unknown:8} {mode:9}", *[f"{row[way]:17}" for way in ways], flush=True)
+    results = [result for row in rows.values() for result in row.values()]
+    print(f"{len(results)} cells, {len([r for r in results if r != 'works'])} do not work")
+    return all(result == "works" or result.startswith("MindSpore: ") for result in results)
+
+
+def is_representative(cell):
+    """Whether a cell is among the few that are always tested: each form, way, … is among them."""
+    form, unknown, way, mode = [list(kind).index(name) for kind, name in zip((TABLE, UNKNOWN, WAYS, MODES), cell)]
+    return form > 0 and (form + unknown + 3 * way + 2 * mode) % 8 == 0
+
+
 @pytest.mark.parametrize(
-    ("unknown", "shapes"),
+    ("form", "unknown", "way", "mode"),
     [
-        ([None, None], [(2, 4), (7, 33), (1, 1), (3, 5000), (2, 4)]),
-        ([None, 33], [(2, 33), (0, 33), (5, 33)]),
-        ([3, None], [(3, 4), (3, 900)]),
-        ([None], [(4,), (700,)]),
+        pytest.param(*cell, id=", ".join(cell), marks=[] if is_representative(cell) else pytest.mark.slow)
+        for cell in CELLS
+        if cell[2] != "compile cache"
     ],
 )
-def test_dynamic_shapes(mode, rng, form, reduction, unknown, shapes):
-    net = FORMS[form](reduction)
-    net.set_inputs(Tensor(shape=unknown, dtype=ms.float32), Tensor(shape=unknown, dtype=ms.int32))
-    for shape in shapes:
-        input, target = batch_of(rng, shape)
-        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
+def test_graphs_of_unknown_shapes(form, unknown, way, mode):
+    if (unknown, way, mode) in REFUSED:
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            check_cell(form, unknown, way, mode)
+    else:
+        check_cell(form, unknown, way, mode)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_gradient_with_dynamic_shapes(mode, rng, form, reduction):
-    net = GradientNet(FORMS[form](reduction))
-    unknown = [Tensor(shape=[None, None], dtype=dtype) for dtype in (ms.float32, ms.int32)]
-    net.set_inputs(*unknown, Tensor(shape=[], dtype=ms.float32))
-    for shape in ((2, 4), (7, 33), (3, 5000)):
-        input, target = batch_of(rng, shape)
-        gradient = net(Tensor(input), Tensor(target), Tensor(2.0, ms.float32))
-        close(gradient, loss_and_gradient(input, target, reduction, 2)[1])
+@pytest.mark.parametrize(
+    "words", [("loss", "rows"), pytest.param((), marks=pytest.mark.slow)], ids=["some cells", "all cells"]
+)
+def test_compile_cache_of_graphs_of_unknown_shapes(words, tmp_path):
+    """The second process compiles nothing."""
+    environment = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    cells = len(selected_cells((*words, "compile cache")))
+    for cached in (0, cells):
+        command = (sys.executable, "-m", "tests.test_dynamic_shapes", "compile cache", *words)
+        result = run_program(*command, cwd=tmp_path, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f"{cells} cells, 0 do not work" in result.stdout
+        assert result.stderr.count("Use the compilation cache") == cached
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# More than one loss, and other ways to an unknown shape
+
+
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_gradient_of_row_losses_with_dynamic_shapes(mode, rng, form):
     """A dout of dynamic shape is MindSpore's limit (see below), so the row losses are weighted within the network."""
 
@@ -90,120 +316,6 @@ def test_mindspore_refuses_an_output_gradient_of_dynamic_shape_in_graph_mode():
             )
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def test_jit_with_dynamic_shapes(rng, form):
-    net = FORMS[form]("mean")
-
-    @ms.jit(dynamic=1)
-    def run(input, target):
-        return net(input, target)
-
-    for shape in ((2, 4), (7, 33), (3, 50), (4, 44)):
-        input, target = batch_of(rng, shape)
-        close(run(Tensor(input), Tensor(target)), loss_and_gradient(input, target)[0])
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_dynamic_rank(mode, rng, form, reduction):
-    net = FORMS[form](reduction)
-    net.set_inputs(Tensor(shape=None, dtype=ms.float32), Tensor(shape=None, dtype=ms.int32))
-    for shape in ((3, 6), (6,)):
-        input, target = batch_of(rng, shape)
-        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target, reduction)[0])
-
-
-@pytest.mark.parametrize("shapes", [((2, 4), (2, 5)), ((2, 4), (3, 4))])
-def test_shapes_that_differ_are_an_error_with_dynamic_shapes_too(mode, form, shapes):
-    net = FORMS[form]("mean")
-    net.set_inputs(Tensor(shape=[None, None], dtype=ms.float32), Tensor(shape=[None, None], dtype=ms.int32))
-    with pytest.raises(ValueError, match="'target' must be the same as that of 'input'"):
-        net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32)))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Gradients: ways to an unknown shape x where the gradient is taken x functions x reductions x modes
-
-
-class Total(nn.Cell):
-    """The loss of ``factor * input`` as a scalar. With ``masked``, how many rows it has is known at run time only."""
-
-    def __init__(self, loss, masked):
-        super().__init__()
-        self.loss = loss
-        self.masked = masked
-
-    def construct(self, factor, input, target):
-        scores = factor * input
-        if self.masked:
-            kept = ops.nonzero(input[:, 0] > -100).reshape((-1,))
-            scores, target = ops.gather(scores, kept, 0), ops.gather(target, kept, 0)
-        loss = self.loss(scores, target)
-        return loss.sum() if loss.ndim > 0 else loss
-
-
-class ValueAndGrad(nn.Cell):
-    """The value and the gradients of a Cell, within the graph."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.step = ms.value_and_grad(net, (0, 1))
-
-    def construct(self, factor, input, target):
-        return self.step(factor, input, target)
-
-
-# What set_inputs says of input and labels; None for the other ways.
-WAYS = {
-    "unknown rows": lambda columns: ([None, CLASSES], [None, columns]),
-    "unknown rows and classes": lambda columns: ([None, None], [None, None]),
-    "unknown rank": lambda columns: (None, None),
-    "jit(dynamic=1)": None,
-    "rows chosen in the graph": None,
-}
-
-
-def value_and_grad(net, way, inside, columns, mode):
-    """The function (factor, input, target) -> (value, gradients)."""
-    if WAYS[way]:
-        whole = ValueAndGrad(net) if inside else net
-        shapes = WAYS[way](columns)
-        if mode == "pynative":
-            whole.construct = ms.jit(whole.construct)
-        whole.set_inputs(Tensor(shape=[], dtype=ms.float32), *map(tensor_of_shape, shapes, (ms.float32, ms.int32)))
-        return whole if inside else ms.value_and_grad(net, (0, 1))
-    dynamic = 1 if way == "jit(dynamic=1)" else 0
-    whole = ms.value_and_grad(net, (0, 1)) if inside else net
-
-    @ms.jit(dynamic=dynamic)
-    def run(factor, input, target):
-        return whole(factor, input, target)
-
-    return run if inside else ms.value_and_grad(run, (0, 1))
-
-
-def tensor_of_shape(shape, dtype):
-    return Tensor(shape=shape, dtype=dtype)
-
-
-@pytest.mark.parametrize("inside", [True, False], ids=["gradient inside the graph", "gradient outside"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(
-    "forms", [FORMS, pytest.param(FORMS_FROM_LABELS, marks=pytest.mark.slow)], ids=["target", "labels"]
-)
-@pytest.mark.parametrize("way", WAYS)
-def test_value_and_gradient_with_unknown_shapes(mode, rng, way, forms, reduction, inside):
-    columns = CLASSES if forms is FORMS else LABELS
-    net = Total(forms["cell"](reduction), way == "rows chosen in the graph")
-    step = value_and_grad(net, way, inside, columns, mode)
-    for rows in (2, 3, 5, 4):
-        input, target = random_batch(rng, rows, CLASSES, LABELS - 1)
-        target = np.ascontiguousarray(target[:, :columns])
-        value, (of_factor, of_input) = step(Tensor(2.0, ms.float32), Tensor(input), Tensor(target))
-        expected, gradient = loss_and_gradient(2 * input, target, "sum" if reduction == "none" else reduction)
-        close(value, expected)
-        close(of_input, 2 * gradient)
-        np.testing.assert_allclose(of_factor.asnumpy(), (gradient * input).sum(), rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_of_a_model_whose_construct_is_jitted(rng):
@@ -286,26 +398,125 @@ def test_gradient_of_row_losses_while_the_rank_changes(mode, rng, forms):
         close(gradient, expected[1])
 
 
+class ChosenRows(nn.Cell):
+    """The loss of rows that are chosen in the graph, which knows only then how many they are."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def construct(self, input, target):
+        kept = ops.nonzero(input[:, 0] > -100).reshape((-1,))
+        return self.loss(ops.gather(input, kept, 0), ops.gather(target, kept, 0)).sum()
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["gradient inside the graph", "gradient outside"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("form", ["loss", pytest.param("labels", marks=pytest.mark.slow)])
+def test_gradient_of_rows_chosen_in_the_graph(mode, rng, form, reduction, inside):
+    net = ChosenRows(TABLE[form].make(reduction))
+    step = ms.jit(ms.value_and_grad(net)) if inside else ms.value_and_grad(ms.jit(net))
+    for rows in (2, 5):
+        batch = TABLE[form].batch(rng, rows, LABELS)
+        value, gradient = step(*map(Tensor, batch))
+        expected = loss_and_gradient(*batch, "sum" if reduction == "none" else reduction)
+        close(value, expected[0])
+        close(gradient, expected[1])
+
+
+@pytest.mark.parametrize("shape", [(3, CLASSES), (CLASSES,)])
 @pytest.mark.parametrize("mode", GRAPH_AND_SLOWLY_PYNATIVE, indirect=True)
-@pytest.mark.parametrize(
-    "forms", [FORMS, pytest.param(FORMS_FROM_LABELS, marks=pytest.mark.slow)], ids=["target", "labels"]
+def test_the_patched_primitive_with_unknown_rank(mode, shape):
+    """Its second output has the shape of the target, whatever that is."""
+    net = compiled(_primitive.MultilabelMarginLoss("none"), unknown_inputs(None), mode)
+    input, target = np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+    target[..., 0] = 2
+    loss, is_target = net(Tensor(input), Tensor(target))
+    close(loss, loss_and_gradient(input, target, "none")[0])
+    np.testing.assert_array_equal(is_target.asnumpy(), np.arange(CLASSES) == np.full((*shape[:-1], 1), 2))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Errors
+
+
+def unknown_inputs(shape):
+    return Tensor(shape=shape, dtype=ms.float32), Tensor(shape=shape, dtype=ms.int32)
+
+
+OF_TARGET = "For 'multilabel_margin_loss', "
+OF_LABELS_ERROR = "For 'multilabel_margin_loss_from_labels', "
+SAME_SHAPE = "the shape of 'target' must be the same as that of 'input', {}, but got {}."
+SAME_ROWS = "'labels' must have as many dimensions and rows as 'input', whose shape is {}, but got shape {}."
+RANK = "the rank of 'input' must be 1 or 2, but got shape {}; the shape of '{name}' is {}."
+SOME_CLASSES = "the number of classes must be positive, but got shape {}; the shape of '{name}' is {}."
+SOME_LABELS = (
+    "each row of 'labels' must have a label or a negative value, but got shape {1}; the shape of 'input' is {0}."
 )
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (((2, 4), (3, 4)), "the same as that of 'input'|as many dimensions and rows as 'input'"),
-        (((2, 2, 4), (2, 2, 4)), "rank of 'input' must be 1 or 2"),
-        (((), ()), "rank of 'input' must be 1 or 2"),
-        (((4,), (1, 4)), "the same as that of 'input'|as many dimensions and rows as 'input'"),
-        (((4,), ()), "the same as that of 'input'|as many dimensions and rows as 'input'"),
-        (((2, 0), (2, 0)), "number of classes must be positive"),
-        (((2, 4), (2, 0)), "the same as that of 'input'|must have a label"),
-    ],
-)
-def test_unknown_shapes_that_do_not_fit_are_named(mode, forms, shapes, message):
-    net = forms["function"]("mean")
-    net.construct = ms.jit(net.construct)
-    net.set_inputs(Tensor(shape=None, dtype=ms.float32), Tensor(shape=None, dtype=ms.int32))
-    with pytest.raises(ValueError, match=message) as error:
-        net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32)))
-    assert any(" ".join(map(str, shape)) in str(error.value).replace(",", "") for shape in shapes)
+
+# The shapes of input and labels -> the rule for a target, and for labels, that they break.
+MISFITS = {
+    ((6, 9), (6, 8)): (SAME_SHAPE, None),
+    ((2, 4), (3, 4)): (SAME_SHAPE, SAME_ROWS),
+    ((2, 4), (1, 4)): (SAME_SHAPE, SAME_ROWS),
+    ((0, 4), (2, 4)): (SAME_SHAPE, SAME_ROWS),
+    ((4,), (1, 4)): (SAME_SHAPE, SAME_ROWS),
+    ((4,), ()): (SAME_SHAPE, SAME_ROWS),
+    ((2, 2, 4), (2, 2, 4)): (RANK, RANK),
+    ((1, 2, 4), (1, 2, 4)): (RANK, RANK),
+    ((), ()): (RANK, RANK),
+    ((2, 0), (2, 0)): (SOME_CLASSES, SOME_CLASSES),
+    ((2, 4), (2, 0)): (SAME_SHAPE, SOME_LABELS),
+}
+
+
+# Those that are always tested: where a graph fails, MindSpore takes three seconds.
+ALWAYS = {
+    ("loss", "pynative", ((6, 9), (6, 8))),
+    ("loss", "graph", ((6, 9), (6, 8))),
+    ("labels", "pynative", ((2, 4), (1, 4))),
+    ("labels", "graph", ((), ())),
+}
+ERRORS = [
+    pytest.param(
+        *(form, way, mode, shapes, rule),
+        id=f"{form}, {way}, {mode}, {shapes}",
+        marks=[] if way == "forward" and (form, mode, shapes) in ALWAYS else pytest.mark.slow,
+    )
+    for shapes, rules in MISFITS.items()
+    for form, rule in zip(("loss", "labels"), rules)
+    for way in ("forward", "gradient inside", "MindIR")
+    for mode in MODES
+    if rule
+]
+
+
+@pytest.mark.parametrize(("form", "way", "mode", "shapes", "rule"), ERRORS)
+def test_the_kernel_names_both_unknown_shapes_and_the_rule(form, way, mode, shapes, rule):
+    ms.set_context(mode=MODES[mode])
+    try:
+        net = WAYS[way](TABLE[form].make("mean"), unknown_inputs(None), mode, 0)
+        with pytest.raises(RuntimeError) as error:
+            value = net(Tensor(np.zeros(shapes[0], np.float32)), Tensor(np.zeros(shapes[1], np.int32)))
+            (value[1] if way == "gradient inside" else value).asnumpy()
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    begin, name = (OF_TARGET, "target") if form == "loss" else (OF_LABELS_ERROR, "labels")
+    assert begin + rule.format(*shapes, name=name) in str(error.value)
+
+
+@pytest.mark.parametrize("form", EACH_FORM)
+def test_a_valid_call_follows_a_failed_one_in_pynative(rng, form):
+    """Where the shapes of a call are known, Python's check says so, with set_inputs too."""
+    net = FORMS[form]("mean")
+    net.set_inputs(*unknown_inputs([None, None]))
+    jitted = compiled(FORMS[form]("mean"), unknown_inputs([None, None]), "pynative")
+    input, target = batch_of(rng, (6, 9))
+    for loss, kind in ((net, ValueError), (jitted, RuntimeError)):
+        with pytest.raises(kind, match=r"same as that of 'input', \(6, 9\), but got \(6, 8\)"):
+            loss(Tensor(input), Tensor(np.zeros((6, 8), np.int32))).asnumpy()
+        close(net(Tensor(input), Tensor(target)), loss_and_gradient(input, target)[0])
+
+
+if __name__ == "__main__":
+    sys.exit(not main(sys.argv[1:]))

@@ -152,7 +152,11 @@ def run(case, call, error, values_are_checked=True, saved_size=None):
         wanted = error if not is_reported_once or number == 1 else None
         for said, _ in results:
             check_error(step, said, wanted)
-        if is_reported_once and number in (2, 3) and not all(is_refused(array) for _, arrays in results for array in arrays):
+        if (
+            is_reported_once
+            and number in (2, 3)
+            and not all(is_refused(array) for _, arrays in results for array in arrays)
+        ):
             raise KernelError(f"{step}: the results of labels that are no classes are not NaN")
         if wanted and not is_reported_once:
             return None
