@@ -1,7 +1,7 @@
 """The pairs of the multi-label margin loss in MindSpore's hybrid DSL, which AKG compiles for a GPU.
 
-``scores`` has all rows' scores, one row after the other, with -inf in place of those of the targets. ``margins`` has, for
-each row, 1 minus the score of each target, in float32, and -inf where there is no target. A pair is active if its
+``scores`` has all rows' scores, one row after the other, with -inf in place of those of the targets. ``margins`` has,
+for each row, 1 minus the score of each target, in float32, and -inf where there is no target. A pair is active if its
 score + margin > 0, in float32, so that nothing is active with -inf.
 
 Each kernel writes one number per score in a serial loop over the margins, and reads in the loop's body something that

@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindspore_mlml import MultilabelMarginLoss, MultilabelMarginLossFromLabels, _primitive
+from mindspore_mlml import (
+    ClassParallelMultilabelMarginLoss,
+    LinearMultilabelMarginLoss,
+    MultilabelMarginLoss,
+    MultilabelMarginLossFromLabels,
+    _primitive,
+    linear_multilabel_margin_loss,
+)
 from tests.support.cases import REDUCTIONS, batch_of, random_batch
 from tests.support.compare import close
+from tests.support.linear import random_layer, reference
 from tests.support.nets import EACH_FORM, FORMS, FORMS_FROM_LABELS, GRAPH_AND_SLOWLY_PYNATIVE, GradientNet
 from tests.support.processes import ROOT, run_program
 from tests.support.reference import loss_and_gradient
@@ -82,11 +90,68 @@ def batch_of_scores(rng, rows, columns):
     return batch_of(rng, (columns,) if rows is None else (rows, columns))
 
 
+FEATURES = 4
+_, WEIGHT, BIAS = random_layer(np.random.default_rng(0), 1, FEATURES, CLASSES)
+
+
+def linear_layer(reduction):
+    return LinearMultilabelMarginLoss(FEATURES, CLASSES, reduction, weight_init=Tensor(WEIGHT), bias_init=Tensor(BIAS))
+
+
+class LinearFunction(nn.Cell):
+    """The function, whose weight and bias are inputs too."""
+
+    def __init__(self, reduction):
+        super().__init__()
+        self.reduction = reduction
+
+    def construct(self, features, weight, bias, labels):
+        return linear_multilabel_margin_loss(features, weight, bias, labels, self.reduction)
+
+
+def batch_of_features(rng, rows, columns):
+    """The number of columns is that of the labels."""
+    features, *_ = random_layer(rng, rows, FEATURES, CLASSES)
+    return features, batch_of_labels(rng, rows, columns)[1]
+
+
+def batch_of_layer(rng, rows, columns):
+    features, labels = batch_of_features(rng, rows, columns)
+    return features, WEIGHT, BIAS, labels
+
+
+def expected_of_function(features, weight, bias, labels, reduction):
+    dout = np.ones(len(features)) if reduction == "none" else 1
+    return reference(features, weight, bias, labels, reduction, dout)
+
+
+def expected_of_layer(features, labels, reduction):
+    loss, gradients = expected_of_function(features, WEIGHT, BIAS, labels, reduction)
+    return loss, gradients[:1]
+
+
+OF_FEATURES = {**OF_SCORES, "rows": ([None, FEATURES], [None, LABELS]), "columns": ([5, FEATURES], [5, None])}
+OF_LAYER = {
+    "rows": ([None, FEATURES], [CLASSES, FEATURES], [CLASSES], [None, LABELS]),
+    "columns": ([5, FEATURES], [CLASSES, FEATURES], [CLASSES], [5, None]),
+    "all": ([None, None], [None, None], [None], [None, None]),
+    "rank": (None, None, None, None),
+}
+
 # For comparison, the first row is an operator of MindSpore's.
 TABLE = {
     "MindSpore's relu": Form(Relu, batch_of_scores, OF_SCORES, expected_of_relu),
     "loss": Form(MultilabelMarginLoss, batch_of_scores, OF_SCORES, expected_of_scores),
     "labels": Form(MultilabelMarginLossFromLabels, batch_of_labels, OF_LABELS, expected_of_scores),
+    "linear layer": Form(linear_layer, batch_of_features, OF_FEATURES, expected_of_layer, False),
+    "linear function": Form(LinearFunction, batch_of_layer, OF_LAYER, expected_of_function, False),
+    "class parallel": Form(
+        lambda reduction: ClassParallelMultilabelMarginLoss(CLASSES, reduction),
+        batch_of_labels,
+        OF_LABELS,
+        expected_of_scores,
+        False,
+    ),
 }
 # What is unknown -> the rows and columns of three batches; the columns of "rows" are those of the form.
 SIZES = {
