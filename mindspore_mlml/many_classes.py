@@ -26,8 +26,8 @@ def linear_multilabel_margin_loss(
     The scores are computed a block of classes at a time, in float32, as fused linear cross-entropies do
     (`Liger Kernel <https://arxiv.org/abs/2410.10989>`_, `Cut Cross-Entropy <https://arxiv.org/abs/2411.09009>`_). A
     margin that is met has gradient 0, exactly. So the forward pass saves which pairs of a sample and a class are
-    active, and the gradients are sums over these pairs where they are few. Beside the arguments and their gradients, this takes
-    at most 32 MB and some vectors for each sample.
+    active, and the gradients are sums over these pairs where they are few. Beside the arguments and their gradients,
+    this takes at most 32 MB and some vectors for each sample.
 
     Args:
         features (Tensor): Tensor of shape :math:`(N, D)`, where :math:`N` is the batch size. Data type must be float16
