@@ -116,7 +116,8 @@ def main():
             pair = {name: [of[f"{kind}, {name}"] for kind in reversed(KINDS)] for name in ("forward", "step", "memory")}
             times = [f"{dense:7.3f} /{head:7.3f}" for dense, head in (pair["forward"], pair["step"])]
             memory = f"{pair['memory'][0] / 1e6:5.0f} /{pair['memory'][1] / 1e6:4.0f}"
-            ratio, gain = pair["step"][1] / pair["forward"][1], pair["step"][0] / pair["step"][1]
+            ratio = pair["step"][1] / pair["forward"][1]
+            gain = pair["step"][0] / pair["step"][1]
             print(f"{classes:8} {share:7.0%} {times[0]} {times[1]} {ratio:15.2f} {gain:13.2f} {memory}", flush=True)
 
 
