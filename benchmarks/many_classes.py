@@ -107,9 +107,8 @@ def main():
     print(
         f"N = {SAMPLES}, D = {FEATURES}, K = {LABELS}, {THREADS} threads; times in s, memory in MB; Dense + loss / head"
     )
-    print(
-        f"{'C':>8} {'active':>7} {'forward':>16} {'step':>16} {'step / forward':>15} {'Dense / head':>13} {'memory':>11}"
-    )
+    ratios = f"{'step / forward':>15} {'Dense / head':>13}"
+    print(f"{'C':>8} {'active':>7} {'forward':>16} {'step':>16} {ratios} {'memory':>11}")
     for classes in arguments.classes:
         for share in arguments.shares:
             of = compare(classes, share)
