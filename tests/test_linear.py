@@ -24,6 +24,7 @@ from tests.support.linear import (
     check_gradients,
     check_linear,
     check_losses,
+    empty_state,
     fast_reference,
     forward,
     gradient,
