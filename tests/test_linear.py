@@ -19,10 +19,12 @@ from mindspore_mlml._backends import LIBRARIES
 from tests.conftest import MODES
 from tests.support.cases import DTYPES, EXAMPLE_TARGET, INF, NAN, REDUCTIONS
 from tests.support.linear import (
+    GRADIENTS,
     bits,
     check_gradients,
     check_linear,
     check_losses,
+    empty_state,
     fast_reference,
     forward,
     gradient,
@@ -280,6 +282,15 @@ def test_corrupted_lists_are_an_error(rng):
             gradient(layer, labels, state, np.ones(1, np.float32), "mean")
         array[index] = before
     gradient(layer, labels, state, np.ones(1, np.float32), "mean")
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_gradients_do_not_report_a_label_again(rng, kind):
+    """In PyNative their error would be raised in a later call. The forward pass has written nothing."""
+    layer, labels = random_layer(rng, 2, 3, 50), np.array([[1, 50], [2, -1]], np.int32)
+    state = empty_state(layer, labels, ())
+    outputs = gradient(layer, labels, state, np.ones(1, np.float32), "mean", kind)
+    assert all(np.isnan(output).all() for output in outputs)
 
 
 def test_corrupted_numbers_of_no_class_are_not_read(rng):

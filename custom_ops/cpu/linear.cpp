@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "floating_point.h"
+#include "slice.h"
 
 namespace mlml {
 namespace {
@@ -80,6 +81,11 @@ int LinearBackward(const Arguments &arguments, Reduction reduction, unsigned wan
     gradients.weight = ReadGradient(arguments, index++, layer.weight, batch.classes * layer.features);
     gradients.bias = ReadGradient(arguments, index++, layer.bias, batch.classes);
   }
+  // The forward pass has reported a label that is no class, and has saved nothing.
+  const auto check_labels = [&] {
+    for (int64_t row = 0; row < batch.rows; ++row) ForEachTarget(batch, row, [](int64_t, int64_t) {});
+  };
+  if (!arguments.RunAfterReport(kGradients, check_labels)) return 0;
   InStandardFloatingPoint([&] { BackwardPass(layer, active_classes, saved, scale, gradients); });
   return 0;
 }
