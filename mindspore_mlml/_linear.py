@@ -176,8 +176,9 @@ def loss(called, features, weight, bias, labels, reduction):
     if bias is None:
         bias = ops.zeros(weight.shape[:1], weight.dtype)
     is_known = check(called, features, weight, bias, labels, reduction)
-    is_empty = is_known and 0 in features.shape
-    if is_empty or kernel_in_use() != "cpu" or not _ops.has_gemm:
+    if is_known and 0 in features.shape:
+        return multilabel_margin_loss_from_labels(scores(features, weight, bias), labels, reduction)
+    if kernel_in_use() != "cpu" or not _ops.has_gemm:
         all_scores = _multiply(features, ops.cast(weight, features.dtype)) + ops.cast(bias, features.dtype)
         return multilabel_margin_loss_from_labels(all_scores, labels, reduction)
     output = _operators[called][reduction][_ops.in_graph()](features, labels, weight, bias)

@@ -131,12 +131,12 @@ class Saver {
         cells_(reinterpret_cast<Cell *>(saved)),
         data_(reinterpret_cast<uint8_t *>(saved + 2 * layout.Cells())) {}
 
-  void StartCell(int64_t block, int64_t first_row, int64_t rows) {
+  void StartCell(int64_t block, int64_t classes, int64_t first_row, int64_t rows) {
     cell_ = &cells_[layout_.CellIndex(block, first_row)];
     room_ = data_ + layout_.RoomOffset(part_, block, first_row);
     const int64_t units = layout_.RoomUnits(block, first_row);
     if (is_packed_) {  // the list is made elsewhere, for the numbers may stay
-      units_ = std::min(units, rows + rows * kTile / kSparse * layout_.EntryUnits());
+      units_ = std::min(units, rows + rows * classes / kSparse * layout_.EntryUnits());
       copy_.resize(units_);
       list_ = copy_.data();
     } else {
@@ -245,7 +245,7 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
         own.scores.Compute(layer, features, first_class, classes, begin, end - begin);
         const Batch &view = own.scores.View();
         const Tiles tiles = own.scores.BlockTiles();
-        saver.StartCell(block, begin, end - begin);
+        saver.StartCell(block, classes, begin, end - begin);
         for (int64_t row = begin; row < end; ++row) {
           const PartialSum sum = kernels.sum_tiles(view, rows[row], tiles);
           sums[range * batch.rows + row] += kernels.finish_sum(view, rows[row], tiles, sum);
