@@ -54,7 +54,8 @@ struct Batch {
 inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   Batch batch;
   batch.names = names;
-  const std::string input_name = "'" + std::string(names.input) + "'", target_name = "'" + std::string(names.target) + "'";
+  const std::string input_name = "'" + std::string(names.input) + "'",
+                    target_name = "'" + std::string(names.target) + "'";
   batch.dtype = arguments.ReadDtype(0, names.input);
   if (!arguments.HasDtype(1, "int32")) {
     arguments.Fail("the dtype of " + target_name + " must be int32, but got " + arguments.DtypeName(1) + ".");
@@ -62,17 +63,17 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   const std::vector<int64_t> input = arguments.Shape(0), target = arguments.Shape(1);
   const auto shape = [&](int index) { return arguments.ShapeName(index); };
   if (input.size() != 1 && input.size() != 2) {
-    arguments.Fail("the rank of " + input_name + " must be 1 or 2, but got shape " + shape(0) + "; the shape of " + target_name +
-                   " is " + shape(1) + ".");
+    arguments.Fail("the rank of " + input_name + " must be 1 or 2, but got shape " + shape(0) + "; the shape of " +
+                   target_name + " is " + shape(1) + ".");
   }
   batch.is_matrix = input.size() == 2;
   if (names.same_shape && target != input) {
-    arguments.Fail("the shape of " + target_name + " must be the same as that of " + input_name + ", " + shape(0) + ", but got " +
-                   shape(1) + ".");
+    arguments.Fail("the shape of " + target_name + " must be the same as that of " + input_name + ", " + shape(0) +
+                   ", but got " + shape(1) + ".");
   }
   if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
-    arguments.Fail(target_name + " must have as many dimensions and rows as " + input_name + ", whose shape is " + shape(0) +
-                   ", but got shape " + shape(1) + ".");
+    arguments.Fail(target_name + " must have as many dimensions and rows as " + input_name + ", whose shape is " +
+                   shape(0) + ", but got shape " + shape(1) + ".");
   }
   batch.rows = batch.is_matrix ? input[0] : 1;
   batch.classes = input.back();
@@ -100,9 +101,9 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
 [[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
   const std::string target = batch.names.target;
   throw InputError(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
-                                 std::to_string(batch.all_classes) + ", but got " + target +
-                                 (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
-                                 std::to_string(position) + "] = " + std::to_string(value) + ".");
+                                             std::to_string(batch.all_classes) + ", but got " + target +
+                                             (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
+                                             std::to_string(position) + "] = " + std::to_string(value) + ".");
 }
 
 // What each library defines. MindSpore passes the CUDA stream on a GPU, and null on a CPU.
@@ -134,12 +135,12 @@ inline Shape SameAsInput(const int *ndims, int64_t **shapes) { return {shapes[0]
   }                                                                                                                \
   MLML_EXPORT TypeId NAME##InferType(std::vector<TypeId> types, AotExtra *) { return types.at(0); }
 
-#define MLML_ENTRY_POINTS_FOR(NAME, REDUCTION, SHAPE, NAMES)                    \
-  MLML_ENTRY_POINT(NAME##REDUCTION, Forward, k##REDUCTION, SHAPE, NAMES)            \
+#define MLML_ENTRY_POINTS_FOR(NAME, REDUCTION, SHAPE, NAMES)                          \
+  MLML_ENTRY_POINT(NAME##REDUCTION, Forward, k##REDUCTION, SHAPE, NAMES)              \
   MLML_ENTRY_POINT(NAME##Grad##REDUCTION, Backward, k##REDUCTION, SameAsInput, NAMES) \
   MLML_ENTRY_POINT(NAME##GradAfterReport##REDUCTION, BackwardAfterReport, k##REDUCTION, SameAsInput, NAMES)
 
-#define MLML_ENTRY_POINTS(NAME, NAMES)              \
+#define MLML_ENTRY_POINTS(NAME, NAMES)                 \
   MLML_ENTRY_POINTS_FOR(NAME, None, Rows, NAMES)       \
   MLML_ENTRY_POINTS_FOR(NAME, Mean, OneElement, NAMES) \
   MLML_ENTRY_POINTS_FOR(NAME, Sum, OneElement, NAMES)

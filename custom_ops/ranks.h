@@ -137,12 +137,12 @@ inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *va
   const Fault fault = FaultOf(place);
   if (fault == Fault::kNumClasses) {
     arguments.FailInput("'num_classes' must be from 1 to " + std::to_string(kMostClasses) + ", but got " +
-                   std::to_string(place.all_classes) + ".");
+                        std::to_string(place.all_classes) + ".");
   }
   if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
   if (fault == Fault::kRanks) {
     arguments.FailInput("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
-                   std::to_string(place.rank) + " of " + std::to_string(place.ranks) + ".");
+                        std::to_string(place.rank) + " of " + std::to_string(place.ranks) + ".");
   }
   if (arguments.Elements(index) != kPlaceSize + place.ranks) {
     arguments.Fail("'place' must have " + std::to_string(kPlaceSize + place.ranks) + " elements, but got shape " +
@@ -156,7 +156,7 @@ inline void CheckHeader(const Arguments &arguments, const float *header, const P
   const Agreement agreement = ReadHeader(place, batch->classes, header);
   if (agreement.fault == Fault::kNoNumber) {
     arguments.FailInput("'header' must have the number of classes of each rank, but has " +
-                   std::to_string(header[agreement.rank]) + " of rank " + std::to_string(agreement.rank) + ".");
+                        std::to_string(header[agreement.rank]) + " of rank " + std::to_string(agreement.rank) + ".");
   }
   if (agreement.fault == Fault::kTotal) {
     std::string classes;
@@ -164,11 +164,11 @@ inline void CheckHeader(const Arguments &arguments, const float *header, const P
       classes += (rank == 0 ? "" : " + ") + std::to_string(static_cast<int64_t>(header[rank]));
     }
     arguments.FailInput("the ranks must have 'num_classes' = " + std::to_string(place.all_classes) +
-                   " classes together, but have " + classes + ".");
+                        " classes together, but have " + classes + ".");
   }
   if (agreement.fault == Fault::kDifference) {
     arguments.FailInput("'" + std::string(batch->names.target) +
-                   "', and what else all ranks share, must be the same on all ranks, but they differ.");
+                        "', and what else all ranks share, must be the same on all ranks, but they differ.");
   }
   batch->first_class = agreement.first_class;
   batch->all_classes = place.all_classes;

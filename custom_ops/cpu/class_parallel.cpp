@@ -109,19 +109,18 @@ void WriteGradient(const Arguments &arguments, Reduction reduction) {
 }  // namespace
 }  // namespace mlml
 
-#define MLML_STEP(STEP, RUN, SHAPES, TYPE)                                                                  \
-  MLML_SHARD_STEP(MultilabelMarginLossClassParallel##STEP, mlml::kOfClassParallel.function, 2, mlml::Shape, \
-                  mlml::RUN, shapes_of.SHAPES, TypeId, TYPE)
+#define MLML_STEP(STEP, RUN, SHAPES, TYPE)                                                                             \
+  MLML_SHARD_STEP(MultilabelMarginLossClassParallel##STEP, mlml::kOfClassParallel.function, 2, mlml::Shape, mlml::RUN, \
+                  shapes_of.SHAPES, TypeId, TYPE)
 
 // The first two steps report what is wrong, the others do not report it again.
 #define MLML_LATER_STEP(STEP, OUTPUT, RUN, SHAPES, TYPE) \
   MLML_STEP(STEP, AfterReport(arguments, mlml::Call::OUTPUT + 1, [&] { mlml::RUN; }), SHAPES, TYPE)
 
-#define MLML_LAST_STEPS(REDUCTION)                                                                            \
-  MLML_LATER_STEP(REDUCTION, kPartial, Loss(arguments, mlml::Reduction::k##REDUCTION),                        \
-                  Loss(mlml::Reduction::k##REDUCTION), types.at(0))                                           \
-  MLML_LATER_STEP(Grad##REDUCTION, kDout, WriteGradient(arguments, mlml::Reduction::k##REDUCTION), Like(0),   \
-                  types.at(0))
+#define MLML_LAST_STEPS(REDUCTION)                                                     \
+  MLML_LATER_STEP(REDUCTION, kPartial, Loss(arguments, mlml::Reduction::k##REDUCTION), \
+                  Loss(mlml::Reduction::k##REDUCTION), types.at(0))                    \
+  MLML_LATER_STEP(Grad##REDUCTION, kDout, WriteGradient(arguments, mlml::Reduction::k##REDUCTION), Like(0), types.at(0))
 
 MLML_STEP(Header, Header(arguments), Header(), kNumberTypeFloat32)
 MLML_STEP(TargetScores, TargetScores(arguments), TargetScores(), kNumberTypeFloat32)

@@ -18,22 +18,22 @@ namespace mlml {
 namespace neon {
 extern const RowKernels kFloat16, kFloat32;
 extern const LinearKernels kLinear;
-}
+}  // namespace neon
 #else
 namespace baseline {
 extern const RowKernels kFloat16, kFloat32;
 extern const LinearKernels kLinear;
-}
+}  // namespace baseline
 #endif
 #if defined(__x86_64__)
 namespace avx2 {
 extern const RowKernels kFloat16, kFloat32;
 extern const LinearKernels kLinear;
-}
+}  // namespace avx2
 namespace avx512 {
 extern const RowKernels kFloat16, kFloat32;
 extern const LinearKernels kLinear;
-}
+}  // namespace avx512
 #endif
 
 namespace {

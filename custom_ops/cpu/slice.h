@@ -101,19 +101,19 @@ inline std::vector<double> RowLosses(const Place &place, const Batch &batch, con
 
 }  // namespace mlml
 
-// An operator and what tells MindSpore the shapes and dtypes that it writes: of one output, or of several in vectors. RUN
-// is a statement about `arguments`, SHAPES an expression of `shapes_of`, and TYPES one of the inputs' `types`.
-#define MLML_SHARD_STEP(NAME, FUNCTION, PLACE, SHAPE_TYPE, RUN, SHAPES, TYPE_TYPE, TYPES)                         \
+// An operator and what tells MindSpore the shapes and dtypes that it writes: of one output, or of several in vectors.
+// RUN is a statement about `arguments`, SHAPES an expression of `shapes_of`, and TYPES one of the inputs' `types`.
+#define MLML_SHARD_STEP(NAME, FUNCTION, PLACE, SHAPE_TYPE, RUN, SHAPES, TYPE_TYPE, TYPES)                              \
   MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
-    const mlml::Arguments arguments(FUNCTION, nparam, params, ndims, shapes, dtypes);                              \
-    RUN;                                                                                                           \
-    return 0;                                                                                                      \
-  }                                                                                                                \
-  MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                              \
-    const mlml::StepShapes shapes_of = {ndims, shapes, PLACE};                                                     \
-    return SHAPES;                                                                                                 \
-  }                                                                                                                \
-  MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) {                                   \
-    (void)types;                                                                                                   \
-    return TYPES;                                                                                                  \
+    const mlml::Arguments arguments(FUNCTION, nparam, params, ndims, shapes, dtypes);                                  \
+    RUN;                                                                                                               \
+    return 0;                                                                                                          \
+  }                                                                                                                    \
+  MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                                  \
+    const mlml::StepShapes shapes_of = {ndims, shapes, PLACE};                                                         \
+    return SHAPES;                                                                                                     \
+  }                                                                                                                    \
+  MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) {                                       \
+    (void)types;                                                                                                       \
+    return TYPES;                                                                                                      \
   }

@@ -160,7 +160,7 @@ void Gradient(const Call &call, Reduction reduction) {
 
 MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::kWorkspace; }
 
-#define MLML_STEP(STEP, LAST, RUN, SHAPE, TYPE)                                                                            \
+#define MLML_STEP(STEP, LAST, RUN, SHAPE, TYPE)                                                                      \
   MLML_EXPORT int MultilabelMarginLossClassParallel##STEP(int nparam, void **params, int *ndims, int64_t **shapes,   \
                                                           const char **dtypes, void *stream, void *) {               \
     const mlml::Arguments arguments(mlml::kOfClassParallel.function, nparam, params, ndims, shapes, dtypes);         \
@@ -182,17 +182,18 @@ MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::
   }
 
 // For the dtype of the input.
-#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE, TYPE) \
-  MLML_STEP(STEP, LAST,                                       \
-            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, SHAPE, TYPE)
+#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE, TYPE)                                                     \
+  MLML_STEP(STEP, LAST,                                                                                           \
+            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, \
+            SHAPE, TYPE)
 
 MLML_STEP(Header, kPlace, mlml::Header(call), Header(), kNumberTypeFloat32)
 MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call), TargetScores(), kNumberTypeFloat32)
 MLML_STEP_OF(Partial, kTargetScores, Partial, (call), Partial(), kNumberTypeFloat32)
 
-#define MLML_LAST_STEPS(REDUCTION)                                                            \
-  MLML_STEP_OF(REDUCTION, kPartial, Loss, (call, mlml::Reduction::k##REDUCTION),              \
-               Loss(mlml::Reduction::k##REDUCTION), types.at(0))                              \
+#define MLML_LAST_STEPS(REDUCTION)                                                                                    \
+  MLML_STEP_OF(REDUCTION, kPartial, Loss, (call, mlml::Reduction::k##REDUCTION), Loss(mlml::Reduction::k##REDUCTION), \
+               types.at(0))                                                                                           \
   MLML_STEP_OF(Grad##REDUCTION, kDout, Gradient, (call, mlml::Reduction::k##REDUCTION), Like(0), types.at(0))
 
 MLML_LAST_STEPS(None)
