@@ -97,7 +97,7 @@ def test_training_beside_a_moving_average_of_the_weights(mode, rng):
     average = copy.deepcopy(network)
     optimizer = nn.Adam(network.trainable_params(), 0.05)
     step = ms.value_and_grad(network, None, optimizer.parameters)
-    expected = [parameter.asnumpy() for parameter in network.trainable_params()]
+    expected = [parameter.asnumpy().copy() for parameter in network.trainable_params()]
     losses = []
     for _ in range(5):
         loss, gradients = step(Tensor(x), Tensor(LABELS))
