@@ -152,7 +152,7 @@ def test_no_fast_math_of_the_environment_reaches_the_kernels(flags, checkout, co
     *compiled, linked = compiler.calls()
     assert "-shared" in linked
     assert len(compiled) > 5
-    assert re.search(NOT_STANDARD, printed_by(["g++", *shlex.split(flags), "-dM", "-E", "custom_ops/cpu/blas.cpp"]))
+    assert re.search(NOT_STANDARD, printed_by(["g++", *shlex.split(flags), "-dM", "-E", "custom_ops/cpu/gemm.cpp"]))
     for call in compiled:
         words = call[: call.index(" -o ")].split()
         assert not re.search(NOT_STANDARD, printed_by(["g++", *words, "-dM", "-E"])), call
