@@ -104,9 +104,9 @@ class ClassParallelLoss(_Steps):
         self._loss = self._register_loss(known, bprop)
 
     def construct(self, input, labels):
-        still = ops.stop_gradient(input)
-        header, target_scores = self._exchange(still, labels)
-        partial = self._all_reduce(self._partial(still, labels, self._place, header, target_scores))
+        still = (ops.stop_gradient(input), ops.stop_gradient(labels))
+        header, target_scores = self._exchange(*still)
+        partial = self._all_reduce(self._partial(*still, self._place, header, target_scores))
         loss = self._loss[in_graph()](input, labels, self._place, header, target_scores, partial)
         return as_loss(loss, self._reduction)
 
@@ -133,7 +133,7 @@ class LinearLoss(_Steps):
         self._loss = self._register_loss(known, bprop)
 
     def construct(self, features, labels, weight, bias):
-        still = (ops.stop_gradient(features), labels, ops.stop_gradient(weight), ops.stop_gradient(bias))
+        still = tuple([ops.stop_gradient(tensor) for tensor in (features, labels, weight, bias)])
         header, target_scores = self._exchange(*still)
         partial, saved = self._partial(*still, self._place, header, target_scores)
         partial = self._all_reduce(partial)
