@@ -3,8 +3,7 @@
 In a graph, each check is evaluated when the graph is compiled, and nothing of it is left. Shapes that the graph does
 not know are not checked here, because a graph with a ``raise`` cannot be exported, cached, or compiled strictly: the
 kernel raises the same errors when it runs (ReadBatch in custom_ops/operator.h). ``call`` is what the caller called: the
-function, the names of its first two arguments, and whether these must have the same
-shape.
+function, the names of its first two arguments, and whether these must have the same shape.
 """
 
 from mindspore import dtype as mstype

@@ -28,9 +28,8 @@ def _hinge_sums_bprop(scores, margins, output, doutput):
 
 
 def _active_weights_bprop(scores, margins, weights, output, doutput):
-    of_weights = _weights_of_targets(
-        scores, margins, doutput
-    )  # it is linear in them, and piecewise constant in the rest
+    # The sum is linear in the weights, and piecewise constant in the rest.
+    of_weights = _weights_of_targets(scores, margins, doutput)
     return ops.zeros_like(scores), ops.zeros_like(margins), ops.cast(of_weights, weights.dtype)
 
 
