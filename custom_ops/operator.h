@@ -115,6 +115,19 @@ int BackwardAfterReport(const Arguments &arguments, const Names &names, Reductio
 // The shapes of the outputs, for MindSpore's dynamic graphs. There an unknown size is -1, and an unknown rank is the
 // shape (-2,).
 using Shape = std::vector<int64_t>;
+
+// The shapes of the inputs there.
+struct InputShapes {
+  const int *ndims;
+  int64_t **shapes;
+
+  // A size of a parameter that must have `rank` dimensions; -1 if it has not, or if it is unknown.
+  int64_t Size(int parameter, int dim, int rank) const {
+    return ndims[parameter] == rank ? shapes[parameter][dim] : -1;
+  }
+  Shape Like(int parameter) const { return {shapes[parameter], shapes[parameter] + ndims[parameter]}; }
+};
+
 inline Shape OneElement(const int *, int64_t **) { return {1}; }
 inline Shape Rows(const int *ndims, int64_t **shapes) {
   if (ndims[0] == 2) return {shapes[0][0]};

@@ -177,14 +177,11 @@ inline void CheckHeader(const Arguments &arguments, const float *header, const P
 // ---------------------------------------------------------------------------------------------------------------------
 // The shapes of what the steps write, for MindSpore; -1 where a size is not known.
 
-struct StepShapes {
-  const int *ndims;
-  int64_t **shapes;
+struct StepShapes : InputShapes {
+  StepShapes(const int *ndims, int64_t **shapes, int place_parameter)
+      : InputShapes{ndims, shapes}, place(place_parameter) {}
   int place;  // the parameter
 
-  int64_t Size(int parameter, int dim, int rank) const {
-    return ndims[parameter] == rank ? shapes[parameter][dim] : -1;
-  }
   int64_t Rows() const { return Size(0, 0, 2); }
   int64_t NumLabels() const { return Size(1, 1, 2); }
   int64_t Ranks() const { return Size(place, 0, 1) < 0 ? -1 : Size(place, 0, 1) - kPlaceSize; }
@@ -196,7 +193,6 @@ struct StepShapes {
     return {PartialLayout{Ranks(), Rows(), NumLabels()}.Size()};
   }
   Shape Loss(Reduction reduction) const { return {reduction == Reduction::kNone ? Rows() : 1}; }
-  Shape Like(int parameter) const { return {shapes[parameter], shapes[parameter] + ndims[parameter]}; }
 };
 
 }  // namespace mlml

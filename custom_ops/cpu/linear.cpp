@@ -4,7 +4,6 @@
 // scores, active classes, saved, dout) -> gradients of features, weight and bias, or of some of these.
 #include "linear.h"
 
-#include <initializer_list>
 #include <limits>
 
 #include "floating_point.h"
@@ -14,25 +13,14 @@ namespace mlml {
 namespace {
 
 constexpr Names kOfFunction = {"linear_multilabel_margin_loss", "features", "labels"};
-constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "features", "labels"};
 
 using Shapes = std::vector<Shape>;
 
-// A size of a parameter of a graph, -1 where it is not known, or where there is no such dimension.
-int64_t SizeOf(const int *ndims, int64_t **shapes, int parameter, int dim) {
-  return ndims[parameter] == 2 ? shapes[parameter][dim] : -1;
-}
-
-Shapes ForwardShapes(const int *ndims, int64_t **shapes, Reduction reduction) {
-  const int64_t rows = SizeOf(ndims, shapes, 0, 0), features = SizeOf(ndims, shapes, 0, 1);
-  const int64_t num_labels = SizeOf(ndims, shapes, 1, 1), classes = SizeOf(ndims, shapes, 2, 0);
+Shapes ForwardShapes(const InputShapes &inputs, Reduction reduction) {
+  const int64_t rows = inputs.Size(0, 0, 2), features = inputs.Size(0, 1, 2);
+  const int64_t num_labels = inputs.Size(1, 1, 2), classes = inputs.Size(2, 0, 2);
   const std::vector<int64_t> loss = {reduction == Reduction::kNone ? rows : 1};
   return {loss, {rows, num_labels}, {rows, num_labels}, {SavedSize(rows, classes, features, num_labels)}};
-}
-
-// The shape of a parameter: that of its gradient. MindSpore takes one shape for one output.
-Shape ShapeOf(const int *ndims, int64_t **shapes, int parameter) {
-  return {shapes[parameter], shapes[parameter] + ndims[parameter]};
 }
 
 int LinearForward(const Arguments &arguments, const Names &names, Reduction reduction) {
@@ -90,12 +78,6 @@ int LinearBackward(const Arguments &arguments, Reduction reduction, unsigned wan
   return 0;
 }
 
-Shapes ShapesOf(const int *ndims, int64_t **shapes, std::initializer_list<int> parameters) {
-  Shapes result;
-  for (int parameter : parameters) result.push_back(ShapeOf(ndims, shapes, parameter));
-  return result;
-}
-
 }  // namespace
 }  // namespace mlml
 
@@ -118,12 +100,15 @@ MLML_EXPORT int MultilabelMarginLossLinearSavesAll(int64_t rows, int64_t classes
     const mlml::Arguments arguments(mlml::kOfFunction.function, nparam, params, ndims, shapes, dtypes);                \
     return mlml::RUN;                                                                                                  \
   }                                                                                                                    \
-  MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) { return mlml::SHAPES; }           \
+  MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                                  \
+    const mlml::InputShapes inputs = {ndims, shapes};                                                                  \
+    return SHAPES;                                                                                                     \
+  }                                                                                                                    \
   MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) { return __VA_ARGS__; }
 
 #define MLML_LINEAR_FORWARD(NAME, REDUCTION, NAMES)                                                                \
   MLML_LINEAR(NAME##REDUCTION, LinearForward(arguments, mlml::NAMES, mlml::Reduction::k##REDUCTION), mlml::Shapes, \
-              ForwardShapes(ndims, shapes, mlml::Reduction::k##REDUCTION), std::vector<TypeId>,                    \
+              mlml::ForwardShapes(inputs, mlml::Reduction::k##REDUCTION), std::vector<TypeId>,                     \
               {types.at(0), kNumberTypeFloat32, kNumberTypeFloat32, kNumberTypeInt32})
 
 #define MLML_LINEAR_OPERATORS(REDUCTION)                                                                         \
@@ -131,14 +116,14 @@ MLML_EXPORT int MultilabelMarginLossLinearSavesAll(int64_t rows, int64_t classes
   MLML_LINEAR_FORWARD(MultilabelMarginLossLinearLayer, REDUCTION, kOfLayer)                                      \
   MLML_LINEAR(MultilabelMarginLossLinearGrad##REDUCTION,                                                         \
               LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfFeatures | mlml::kOfParameters), \
-              mlml::Shapes, ShapesOf(ndims, shapes, {0, 2, 3}), std::vector<TypeId>,                             \
+              mlml::Shapes, (mlml::Shapes{inputs.Like(0), inputs.Like(2), inputs.Like(3)}), std::vector<TypeId>, \
               {types.at(0), types.at(2), types.at(3)})                                                           \
   MLML_LINEAR(MultilabelMarginLossLinearGradFeatures##REDUCTION,                                                 \
               LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfFeatures), mlml::Shape,          \
-              ShapeOf(ndims, shapes, 0), TypeId, types.at(0))                                                    \
+              inputs.Like(0), TypeId, types.at(0))                                                               \
   MLML_LINEAR(MultilabelMarginLossLinearGradParameters##REDUCTION,                                               \
               LinearBackward(arguments, mlml::Reduction::k##REDUCTION, mlml::kOfParameters), mlml::Shapes,       \
-              ShapesOf(ndims, shapes, {2, 3}), std::vector<TypeId>, {types.at(2), types.at(3)})
+              (mlml::Shapes{inputs.Like(2), inputs.Like(3)}), std::vector<TypeId>, {types.at(2), types.at(3)})
 
 MLML_LINEAR_OPERATORS(None)
 MLML_LINEAR_OPERATORS(Mean)

@@ -15,6 +15,7 @@
 
 namespace mlml {
 
+constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "features", "labels"};
 constexpr int64_t kMostClassesOfLayer = 1 << 24;  // so that float32 counts them exactly
 
 // The features, labels and parameters of one call.
@@ -84,7 +85,6 @@ class BlockScores {
   const Batch &View() const { return view_; }
   Tiles BlockTiles() const { return tiles_; }
   const float *OfRow(int64_t row) const { return scores_.data() + (row - first_row_) * view_.stride; }
-  int64_t Stride() const { return view_.stride; }
   // The weight of the classes of the last Compute or LoadWeight, as float32.
   const float *LoadWeight(const Layer &layer, int64_t first_class, int64_t classes);
 

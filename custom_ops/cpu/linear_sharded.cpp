@@ -15,8 +15,6 @@
 namespace mlml {
 namespace {
 
-constexpr Names kOfLayer = {"LinearMultilabelMarginLoss", "features", "labels"};
-
 struct ShardedCall {
   enum Parameter { kPlace = kParametersOfLayer, kHeader, kTargetScores, kPartial, kSaved, kDout };
 

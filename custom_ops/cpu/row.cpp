@@ -22,9 +22,8 @@ namespace {
 
 template <class T>
 constexpr RowKernels kKernels = {
-    LoadAll<T>,    StoreAll<T>,        AddAll,      PrepareLoss<T>,     SumTiles<T>,
-    FinishSum<T>,  PrepareGradient<T>, StartCounts, GradientOfTiles<T>, ActiveTargetsOfTiles<T>,
-    ActiveClasses, FinishGradient<T>};
+    LoadAll<T>,  StoreAll<T>,        PrepareLoss<T>,          SumTiles<T>,   FinishSum<T>,     PrepareGradient<T>,
+    StartCounts, GradientOfTiles<T>, ActiveTargetsOfTiles<T>, ActiveClasses, FinishGradient<T>};
 
 }  // namespace
 

@@ -114,8 +114,6 @@ struct RowKernels {
   // Copies numbers of this dtype to float32, and back, each rounded once.
   void (*load)(const void *from, int64_t count, float *to);
   void (*store)(const float *from, int64_t count, void *to);
-  // Adds numbers to sums.
-  void (*add)(const float *numbers, int64_t count, double *sums);
 
   // Reads the targets of row `index`. Throws if one is out of range.
   void (*prepare_loss)(const Batch &batch, int64_t index, Row *row);

@@ -38,10 +38,6 @@ void StoreAll(const float *from, int64_t count, void *to) {
   for (; i < count; ++i) values[i] = FromDouble<T>(from[i]);
 }
 
-void AddAll(const float *numbers, int64_t count, double *sums) {
-  for (int64_t i = 0; i < count; ++i) sums[i] += numbers[i];
-}
-
 // Loads a tile of scores, pads it to whole groups, and takes the targets out. Nothing in it is less than row.absent;
 // NaN stays NaN.
 template <class T>

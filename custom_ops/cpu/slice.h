@@ -110,7 +110,7 @@ inline std::vector<double> RowLosses(const Place &place, const Batch &batch, con
     return 0;                                                                                                          \
   }                                                                                                                    \
   MLML_EXPORT SHAPE_TYPE NAME##InferShape(int *ndims, int64_t **shapes, AotExtra *) {                                  \
-    const mlml::StepShapes shapes_of = {ndims, shapes, PLACE};                                                         \
+    const mlml::StepShapes shapes_of(ndims, shapes, PLACE);                                                            \
     return SHAPES;                                                                                                     \
   }                                                                                                                    \
   MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) {                                       \

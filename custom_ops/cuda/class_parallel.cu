@@ -170,7 +170,7 @@ MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::
   }                                                                                                                  \
   MLML_EXPORT mlml::Shape MultilabelMarginLossClassParallel##STEP##InferShape(int *ndims, int64_t **shapes,          \
                                                                               AotExtra *) {                          \
-    return mlml::StepShapes{ndims, shapes, mlml::Call::kPlace}.SHAPE;                                                \
+    return mlml::StepShapes(ndims, shapes, mlml::Call::kPlace).SHAPE;                                                \
   }                                                                                                                  \
   MLML_EXPORT TypeId MultilabelMarginLossClassParallel##STEP##InferType(std::vector<TypeId> types, AotExtra *) {     \
     (void)types;                                                                                                     \
