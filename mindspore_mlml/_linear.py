@@ -5,6 +5,7 @@ beside a Cell only what was imported.
 """
 
 import ctypes
+import functools
 
 import mindspore as ms
 from mindspore import ops
@@ -35,9 +36,15 @@ def _saves_all_in_graph(features, labels, weight):
     return _saves_all_of(features, labels, weight)
 
 
-def _saves_all_of(features, labels, weight):
+@functools.cache
+def _library():
     library = ctypes.CDLL(str(LIBRARIES["cpu"]))
-    return library.MultilabelMarginLossLinearSavesAll(*_sizes(features, labels, weight)) != 0
+    library.MultilabelMarginLossLinearSavedSize.restype = ctypes.c_int64
+    return library
+
+
+def _saves_all_of(features, labels, weight):
+    return _library().MultilabelMarginLossLinearSavesAll(*_sizes(features, labels, weight)) != 0
 
 
 class _SavesAll(_saves_all_in_graph):
@@ -64,9 +71,8 @@ def _forward_shapes(reduction):
     """In PyNative; the library knows them too, but its shape of a scalar is (1,)."""
 
     def shapes(features, labels, weight, bias):
-        size = ctypes.CDLL(str(LIBRARIES["cpu"])).MultilabelMarginLossLinearSavedSize
-        size.restype = ctypes.c_int64
-        return (features[:1] if reduction == "none" else ()), labels, labels, (size(*_sizes(features, labels, weight)),)
+        saved = _library().MultilabelMarginLossLinearSavedSize(*_sizes(features, labels, weight))
+        return (features[:1] if reduction == "none" else ()), labels, labels, (saved,)
 
     return shapes
 

@@ -183,7 +183,7 @@ def test_nan_in_a_row_of_scores_that_are_computed_again(rng, share):
     layer = shares_layer(rng, 300, 4, blocks, (share,), np.float32)
     labels = np.full((300, num_labels), -1, np.int32)
     labels[:, 0] = 0
-    layer[0][[3, 280], 0] = NAN  # in both slabs
+    layer[0][[3, 280], 0] = NAN  # among the first 256 rows and among the others
     state, (of_features, *_) = check_linear(rng, layer, labels, "none", by=fast_reference)
     assert paths(layer, labels, state) & {"sparse", "dense"}
     assert np.flatnonzero(np.isnan(of_features).any(axis=1)).tolist() == [3, 280]

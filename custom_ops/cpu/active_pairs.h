@@ -8,7 +8,7 @@
 //
 //   cells   one Cell for each block and CellRows() rows, block by block
 //   data    the room for each cell, in the same order, or one pool for each part
-// No list is longer than a sparse cell needs it. A list has the number of pairs in each of its rows, then the pairs,
+// A list holds at most the pairs of a sparse cell. It has the number of pairs in each of its rows, then the pairs,
 // row by row, as 16 or 32 bits each.
 #pragma once
 
@@ -28,15 +28,15 @@ namespace mlml {
 #define MLML_MOST_LISTED (int64_t{20} << 20)
 #endif
 
-constexpr int64_t kSlab = 256;     // rows that are worked on at a time
-constexpr int64_t kFewBlocks = 8;  // with fewer, rows are divided among the threads too,
-constexpr int64_t kFewRows = 64;   // into so many
+constexpr int64_t kRowsOfBlock = 256;  // whose scores stay in the cache
+constexpr int64_t kFewBlocks = 8;      // with fewer, the threads divide the rows too,
+constexpr int64_t kFewRows = 64;       // this many at a time
 constexpr int64_t kMostPacked = MLML_MOST_PACKED;
 constexpr int64_t kMostListed = MLML_MOST_LISTED;
 constexpr int64_t kMostSavedLabels = 65535;
 
-// Up to this share of active pairs, one in so many, a cell is sparse: the gradients take less time as sums over its
-// pairs than as products of matrices.
+// A cell is sparse if at most one in this many of its pairs is active. Its gradients then take less time as sums over
+// these pairs than as matrix products.
 constexpr int64_t kSparse = 10;
 
 struct Cell {
@@ -52,7 +52,7 @@ class SavedLayout {
 
   SavedLayout(int64_t rows, int64_t classes, int64_t num_labels) : rows_(rows), classes_(classes) {
     blocks_ = NumTiles(classes);
-    cell_rows_ = kSlab;
+    cell_rows_ = kRowsOfBlock;
     if (num_labels <= kMostSavedLabels) FindMode(num_labels);
     cells_of_block_ = (rows + cell_rows_ - 1) / cell_rows_;
   }

@@ -113,7 +113,7 @@ void WriteGradient(const Arguments &arguments, Reduction reduction) {
   MLML_SHARD_STEP(MultilabelMarginLossClassParallel##STEP, mlml::kOfClassParallel.function, 2, mlml::Shape, mlml::RUN, \
                   shapes_of.SHAPES, TypeId, TYPE)
 
-// The first two steps report what is wrong, the others do not report it again.
+// Errors of the inputs are raised by the first two steps alone.
 #define MLML_LATER_STEP(STEP, OUTPUT, RUN, SHAPES, TYPE) \
   MLML_STEP(STEP, AfterReport(arguments, mlml::Call::OUTPUT + 1, [&] { mlml::RUN; }), SHAPES, TYPE)
 

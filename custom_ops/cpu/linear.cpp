@@ -94,7 +94,8 @@ MLML_EXPORT int MultilabelMarginLossLinearSavesAll(int64_t rows, int64_t classes
   return work.layout.SavedAs() == mlml::SavedLayout::Mode::kPacked ? 1 : 0;
 }
 
-// An operator and what tells MindSpore the shapes and dtypes that it writes: of one output, or of several in vectors.
+// An operator, and the functions by which MindSpore infers the shape and dtype of its output, or vectors of these for
+// several outputs.
 #define MLML_LINEAR(NAME, RUN, SHAPE_TYPE, SHAPES, TYPE_TYPE, ...)                                                     \
   MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
     const mlml::Arguments arguments(mlml::kOfFunction.function, nparam, params, ndims, shapes, dtypes);                \

@@ -2,8 +2,8 @@
 //
 // The gradient of the scores has, up to the row's scale, the number of active targets at each active pair, minus the
 // number of active classes at each target, and 0 everywhere else. Where few pairs of a cell are active, both gradients
-// are sums over these pairs; where many are, products of matrices. Up to its scale all of it is whole numbers, which
-// float32 holds exactly.
+// are sums over these pairs; where many are, they are matrix products. Up to the scale all numbers are whole, and
+// exact in float32.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -189,10 +189,10 @@ class LinearBackward {
                   int64_t last_row) {
     Worker &own = workers_[worker];
     const int64_t size = layer_.features, begin = first_class * size, count = classes * size;
-    float *of_weight = WantsWeight() ? own.weight.Place(gradients_.weight, begin, count) : nullptr;
+    float *grad_weight = WantsWeight() ? own.weight.Place(gradients_.weight, begin, count) : nullptr;
     if (WantsWeight()) own.bias.assign(classes, 0);
     for (int64_t row = first_row; row < last_row;) {
-      const int64_t end = std::min((row / kSlab + 1) * kSlab, last_row);
+      const int64_t end = std::min((row / kRowsOfBlock + 1) * kRowsOfBlock, last_row);
       const Piece piece = {first_class / kTile, first_class, classes, row, end - row};
       const bool is_sparse = IsSparse(piece);
       is_sparse ? LoadTerms(piece, &own) : LoadMatrix(piece, &own);
@@ -202,12 +202,12 @@ class LinearBackward {
         is_sparse ? AddFeatures(piece, own, weight, sums) : MultiplyFeatures(piece, own, weight, sums);
       }
       if (WantsWeight()) {
-        is_sparse ? AddWeight(piece, row > 0, &own, of_weight) : MultiplyWeight(piece, row > 0, &own, of_weight);
+        is_sparse ? AddWeight(piece, row > 0, &own, grad_weight) : MultiplyWeight(piece, row > 0, &own, grad_weight);
       }
       row = end;
     }
     if (!WantsWeight()) return;
-    if (batch_.rows == 0) std::fill_n(of_weight, count, 0.0f);
+    if (batch_.rows == 0) std::fill_n(grad_weight, count, 0.0f);
     own.weight.Round(gradients_.weight, begin);
     for (int64_t i = 0; i < classes; ++i) gradients_.bias.Set(first_class + i, own.bias[i]);
   }
@@ -343,10 +343,10 @@ class LinearBackward {
   void LoadMatrix(const Piece &piece, Worker *own) {
     const int64_t width = SavedLayout::Padded(piece.classes);
     own->stride = width;
-    own->matrix.resize(kSlab * kTile);
+    own->matrix.resize(kRowsOfBlock * kTile);
     const auto at = [&](int64_t row) { return own->matrix.data() + (row - piece.first_row) * width; };
     ForEachCell(piece, [&](const Cell &cell, int64_t begin, int64_t end) {
-      if (cell.offset < 0 && !IsPacked(cell)) return MultiplyAgain(piece, begin, end, own);
+      if (cell.offset < 0 && !IsPacked(cell)) return ComputeMatrix(piece, begin, end, own);
       ForEachRow(
           piece, cell, begin, end, own,
           [&](int64_t row, const uint16_t *numbers) { linear_.convert(numbers, width, at(row)); },
@@ -366,8 +366,8 @@ class LinearBackward {
     }
   }
 
-  // Writes the numbers of active targets of a cell from its scores.
-  void MultiplyAgain(const Piece &piece, int64_t begin, int64_t end, Worker *own) {
+  // Fills the rows of a cell that was not saved, from its scores, which are computed again.
+  void ComputeMatrix(const Piece &piece, int64_t begin, int64_t end, Worker *own) {
     own->scores.Compute(layer_, features_, piece.first_class, piece.classes, begin, end - begin);
     float *matrix = own->matrix.data() + (begin - piece.first_row) * own->stride;
     for (int64_t row = begin; row < end; ++row) {
@@ -395,7 +395,7 @@ class LinearBackward {
   }
 
   // Sorts the terms by class, so that the gradient of each class is written once.
-  void AddWeight(const Piece &piece, bool add, Worker *own, float *of_weight) const {
+  void AddWeight(const Piece &piece, bool add, Worker *own, float *grad_weight) const {
     const int64_t size = layer_.features, count = own->row_ends[piece.rows - 1];
     own->class_ends.resize(piece.classes);
     if (static_cast<int64_t>(own->by_class.size()) < count) own->by_class.resize(count);
@@ -405,16 +405,16 @@ class LinearBackward {
     for (int64_t c = 0; c < piece.classes; ++c) {
       const int64_t end = own->class_ends[c];
       const Term *terms = own->by_class.data() + begin;
-      if (end > begin || !add) linear_.sum_terms(terms, end - begin, scaled_.data(), size, add, of_weight + c * size);
+      if (end > begin || !add) linear_.sum_terms(terms, end - begin, scaled_.data(), size, add, grad_weight + c * size);
       if (end > begin) own->bias[c] += linear_.sum_scaled(terms, end - begin, scale_.data());
       begin = end;
     }
   }
 
-  void MultiplyWeight(const Piece &piece, bool add, Worker *own, float *of_weight) const {
+  void MultiplyWeight(const Piece &piece, bool add, Worker *own, float *grad_weight) const {
     const int64_t size = layer_.features;
     Multiply({own->matrix.data(), own->stride, true}, {scaled_.data() + piece.first_row * size, size}, piece.classes,
-             size, piece.rows, add, of_weight, size);
+             size, piece.rows, add, grad_weight, size);
     for (int64_t i = 0; i < piece.rows; ++i) {
       linear_.add_scaled(own->matrix.data() + i * own->stride, piece.classes, scale_[piece.first_row + i],
                          own->bias.data());

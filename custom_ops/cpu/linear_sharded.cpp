@@ -113,7 +113,7 @@ std::vector<Shape> GradientShapes(const StepShapes &shapes) { return {shapes.Lik
 #define MLML_STEP_OF_SEVERAL(STEP, RUN, SHAPES, ...) \
   MLML_STEP(STEP, RUN, std::vector<mlml::Shape>, mlml::SHAPES(shapes_of), std::vector<TypeId>, (__VA_ARGS__))
 
-// The first two steps report what is wrong, the others do not report it again.
+// Errors of the inputs are raised by the first two steps alone.
 #define MLML_QUIET(OUTPUT, RUN) AfterReport(arguments, mlml::ShardedCall::OUTPUT + 1, [&] { mlml::RUN; })
 
 #define MLML_LAST_STEPS(REDUCTION)                                                                                   \

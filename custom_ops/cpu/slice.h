@@ -101,8 +101,9 @@ inline std::vector<double> RowLosses(const Place &place, const Batch &batch, con
 
 }  // namespace mlml
 
-// An operator and what tells MindSpore the shapes and dtypes that it writes: of one output, or of several in vectors.
-// RUN is a statement about `arguments`, SHAPES an expression of `shapes_of`, and TYPES one of the inputs' `types`.
+// An operator, and the functions by which MindSpore infers the shape and dtype of its output, or vectors of these for
+// several outputs. RUN is a statement about `arguments`, SHAPES an expression of `shapes_of`, and TYPES one of the
+// inputs' `types`.
 #define MLML_SHARD_STEP(NAME, FUNCTION, PLACE, SHAPE_TYPE, RUN, SHAPES, TYPE_TYPE, TYPES)                              \
   MLML_EXPORT int NAME(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) { \
     const mlml::Arguments arguments(FUNCTION, nparam, params, ndims, shapes, dtypes);                                  \

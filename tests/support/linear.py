@@ -9,7 +9,7 @@ from mindspore_mlml._backends import LIBRARIES
 from tests.support.aot import Kernel
 from tests.support.reference import loss_and_gradient
 
-TILE, SLAB = 1024, 256  # classes of a block, and rows of a slab
+TILE, ROWS = 1024, 256  # classes and rows of a block
 # The gradients of each operator: of features, weight and bias.
 GRADIENTS = {"Grad": (0, 1, 2), "GradFeatures": (0,), "GradParameters": (1, 2)}
 
@@ -80,7 +80,7 @@ def paths(layer, labels, state):
     padded = sum(-(-min(TILE, classes - first) // 128) * 128 for first in range(0, classes, TILE))
     blocks = -(-classes // TILE)
     is_packed = bits < 32 and rows * padded * bits // 8 <= 26 << 20
-    cell_rows = 64 if is_packed and blocks < 8 else SLAB
+    cell_rows = 64 if is_packed and blocks < 8 else ROWS
     cells_of_block = -(-rows // cell_rows)
     cells = state.saved[: 2 * cells_of_block * blocks].reshape(-1, 2)
     found = set()
