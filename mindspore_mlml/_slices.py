@@ -16,7 +16,8 @@ from mindspore._c_expression import MixedPrecisionType
 from mindspore_mlml import _custom
 from mindspore_mlml._backends import LIBRARIES, TARGETS, problem_of
 from mindspore_mlml._custom import input_dtype
-from mindspore_mlml._linear import LAYER, as_loss
+from mindspore_mlml._linear import as_loss
+from mindspore_mlml._linear_operators import LAYER
 from mindspore_mlml._ops import in_graph, no_gradient
 
 _EXCHANGED = ("place", "header", "target_scores", "partial")
@@ -66,13 +67,16 @@ class _Steps(nn.Cell):
 
     def _exchange(self, *still):
         """Header and target scores of all processes."""
-        header = self._all_reduce(self._header(*still, self._place))
+        header = self._all_reduce(self._wait(self._header(*still, self._place)))
         return header, self._all_reduce(self._wait(self._target_scores(*still, self._place, header)))
 
     def _wait(self, tensor):
-        """The tensor, which is there: the errors that all processes find have been raised. Otherwise PyNative has
-        sometimes begun the next exchange when the error comes, in one process and not in another."""
-        if not in_graph() and self._ranks > 1 and self._target == "CPU":
+        """The tensor, once it is computed, so that an error of its operator is raised here.
+
+        Otherwise PyNative raises it while it queues a later operator. By then one of several processes may have begun
+        the next exchange, and another one not; and when the queue is emptied, it may have operators of the next call.
+        """
+        if not in_graph() and self._target == "CPU":
             tensor.asnumpy()
         return tensor
 

@@ -236,7 +236,8 @@ OTHER_TESTS = {
     "semantics": "thresholds or exact_count or modified",
     "gradients": "not second_derivatives and not float16",
     "dynamic_shapes": (
-        "(unknown_shapes and not kernel and not several) or row_losses or jitted or primitive or (chosen and mean)"
+        "(unknown_shapes and not kernel and not several and not class) or row_losses or jitted or primitive or "
+        "(chosen and mean)"
     ),
     "mindspore": (
         "vjp or jvp or jacobians or (vmap and (pynative or axis_with_one)) or inputs or spawned or threads or "

@@ -334,7 +334,6 @@ def test_it_has_no_debug_information_unless_the_compiler_flags_ask_for_it(thread
         return subprocess.run(["readelf", "-WS", library], capture_output=True, text=True, check=True).stdout
 
     assert ".debug_info" not in sections(LIBRARY)
-    assert LIBRARY.stat().st_size < 2**20
     assert ".debug_info" in sections(thread_sanitized)  # built with CXXFLAGS=-g1
 
 

@@ -282,7 +282,7 @@ class Runner:
             results = fuzz_slices.run_layer(case, call, error, self.saved_size)
         else:
             saved_size = self.saved_size if case["function"] == SHARDED else None
-            results = fuzz_slices.run(case, call, error, self.targets_are_checked, saved_size)
+            results = fuzz_slices.run(case, call, error, self.is_cpu, self.targets_are_checked, saved_size)
         if results is None:
             return
         losses = results.losses
