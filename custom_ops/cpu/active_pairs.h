@@ -22,10 +22,10 @@ namespace mlml {
 
 // Bytes. Tests compile with smaller numbers, so that small layers take every path.
 #ifndef MLML_MOST_PACKED
-#define MLML_MOST_PACKED (int64_t{26} << 20)
+#define MLML_MOST_PACKED (int64_t{17} << 20)
 #endif
 #ifndef MLML_MOST_LISTED
-#define MLML_MOST_LISTED (int64_t{20} << 20)
+#define MLML_MOST_LISTED (int64_t{14} << 20)
 #endif
 
 constexpr int64_t kRowsOfBlock = 256;  // whose scores stay in the cache
