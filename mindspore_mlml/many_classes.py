@@ -97,6 +97,7 @@ def _find_group(name, group):
     return _slices.Group(get_rank(group), get_group_size(group), ops.AllReduce(group=group))
 
 
+@ms.constexpr  # a graph has no try statements
 def _positive_int(name, argument, value):
     """The argument as an int, of whatever integer type it is."""
     try:

@@ -594,6 +594,27 @@ def test_predict_and_top_k(rng, classes, dtype, has_bias):
             np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :k])
 
 
+class TopK(nn.Cell):
+    """The best classes of a head."""
+
+    def __init__(self, head, k):
+        super().__init__()
+        self.head, self.k = head, k
+
+    def construct(self, features):
+        return self.head.top_k(features, self.k)
+
+
+@pytest.mark.parametrize("classes", [9, 16385])
+def test_top_k_of_one_sample(mode, rng, classes):
+    features, weight = rng.standard_normal(8).astype(np.float32), rng.standard_normal((classes, 8)).astype(np.float32)
+    head = make_head(weight, None, "mean")
+    scores, places = (result.asnumpy() for result in TopK(head, 5)(Tensor(features)))
+    np.testing.assert_array_equal(places, np.argsort(-(weight @ features))[:5])
+    np.testing.assert_allclose(scores, (weight @ features)[places], rtol=1e-5)
+    assert head.predict(Tensor(features)).shape == (classes,)
+
+
 MEMORY = """
     import sys
     import mindspore as ms, numpy as np
