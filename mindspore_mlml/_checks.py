@@ -6,6 +6,7 @@ kernel raises the same errors when it runs (ReadBatch in custom_ops/operator.h).
 function, the names of its first two arguments, and whether these must have the same shape.
 """
 
+from mindspore import Tensor
 from mindspore import dtype as mstype
 
 # The public constexpr cannot handle a dynamic shape; this one compiles the function into the graph instead.
@@ -20,6 +21,12 @@ def shorten(value):
     if len(text) <= 200:
         return text
     return f"{text[:200]}..."
+
+
+def check_tensor(op, name, value):
+    """Raises the documented error if the value is not a Tensor, in graph code too."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {type(value).__name__}.")
 
 
 @_primexpr
