@@ -42,10 +42,16 @@ def check_reduction(op, reduction):
 def check_labels_dtype(op, name, dtype):
     """Raises the documented error if labels are not int32."""
     if dtype != mstype.int32:
-        raise TypeError(
-            f"For '{op}', the dtype of '{name}' must be int32, but got {dtype}. It has class indices, ended by "
-            "-1, not a 0 or 1 for each class: mindspore_mlml.targets_from_multi_hot converts those."
+        advice = (
+            "It has class indices, ended by -1, not a 0 or 1 for each class: mindspore_mlml.targets_from_multi_hot "
+            "converts those."
         )
+        if dtype in mstype.int_type + mstype.uint_type:
+            advice = (
+                "Convert class indices with .astype(mindspore.int32), a 0 or 1 for each class with "
+                "mindspore_mlml.targets_from_multi_hot."
+            )
+        raise TypeError(f"For '{op}', the dtype of '{name}' must be int32, but got {dtype}. {advice}")
 
 
 @_primexpr

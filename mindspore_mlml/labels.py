@@ -212,7 +212,7 @@ def multi_hot_from_targets(target: Union[np.ndarray, Tensor], num_classes: int) 
     num_classes = formats.positive_integer(op, "num_classes", num_classes)
     values = _target_array(op, target)
     if values.dtype.kind not in "iu":
-        _raise_wrong_dtype(op, values, "an integer type")
+        _raise_wrong_dtype(op, target, values, "an integer type")
     formats.check_rank(op, "target", values.shape)
     _check_range(op, values, num_classes)
     multi_hot = np.zeros((*values.shape[:-1], num_classes), np.int32)
@@ -268,7 +268,7 @@ targets_from_multi_hot converts that.
     num_classes = formats.positive_integer(op, "num_classes", num_classes)
     values = _target_array(op, target)
     if values.dtype != np.int32:
-        _raise_wrong_dtype(op, values, "int32")
+        _raise_wrong_dtype(op, target, values, "int32")
     formats.check_rank(op, "target", values.shape)
     _check_range(op, values, num_classes)
     if not allow_repeats:
@@ -285,12 +285,15 @@ def _target_array(op, target):
     return formats.to_array(op, "target", target)
 
 
-def _raise_wrong_dtype(op, values, wanted):
+def _raise_wrong_dtype(op, target, values, wanted):
     is_numeric = values.dtype.kind in "biuf"
+    conversion = f".astype({'mindspore' if isinstance(target, Tensor) else 'numpy'}.int32)"
     if is_numeric and values.size and ((values == 0) | (values == 1)).all():
         advice = LOOKS_LIKE_MULTI_HOT
+    elif values.dtype.kind in "iu":
+        advice = f"Convert it with {conversion}."
     else:
-        advice = "Convert class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot."
+        advice = f"Convert class indices with {conversion}, multi-hot with targets_from_multi_hot."
     raise TypeError(
         f"For '{op}', the dtype of 'target' must be {wanted}, but got {str(values.dtype)[:SHOWN_CHARACTERS]}. It holds "
         f"class indices, not multi-hot. {advice}"

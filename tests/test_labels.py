@@ -479,11 +479,20 @@ def test_check_target_does_not_take_indices_for_multi_hot():
     with pytest.raises(ValueError, match=r"1 bad row: target\[1\]\[2\] = 5 again\. .*'allow_repeats'") as error:
         check_target(np.array([[0, 1, 2, -1], [5, 1, 5, -1]], np.int32), 6)
     assert "multi-hot" not in str(error.value)
-    for target in (np.array([[1, 2]]), np.array([[1.0, -1.0]]), np.array([["1"]]), np.array([[None]])):
+    for target in (np.array([[1.0, -1.0]]), np.array([["1"]]), np.array([[None]])):
         with pytest.raises(TypeError, match="not multi-hot") as error:
             check_target(target, 5)
         assert "looks like" not in str(error.value)
-        assert "class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot" in str(error.value)
+        assert "class indices with .astype(numpy.int32), multi-hot with targets_from_multi_hot" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16])
+def test_check_target_says_how_to_convert_class_indices(dtype):
+    target = np.array([[1, 2]], dtype)
+    for given_target, conversion in ((target, ".astype(numpy.int32)"), (Tensor(target), ".astype(mindspore.int32)")):
+        with pytest.raises(TypeError, match=f"must be int32, but got {np.dtype(dtype)}") as error:
+            check_target(given_target, 5)
+        assert str(error.value).endswith(f"Convert it with {conversion}.")
 
 
 def test_check_target_looks_at_every_one_of_many_targets(rng):
