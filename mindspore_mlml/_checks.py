@@ -6,6 +6,7 @@ kernel raises the same errors when it runs (ReadBatch in custom_ops/operator.h).
 function, the names of its first two arguments, and whether these must have the same shape.
 """
 
+from mindspore import Tensor
 from mindspore import dtype as mstype
 
 # The public constexpr cannot handle a dynamic shape; this one compiles the function into the graph instead.
@@ -22,6 +23,12 @@ def shorten(value):
     return f"{text[:200]}..."
 
 
+def check_tensor(op, name, value):
+    """Raises the documented error if the value is not a Tensor, in graph code too."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"For '{op}', the '{name}' must be a Tensor, but got {type(value).__name__}.")
+
+
 @_primexpr
 def check_reduction(op, reduction):
     """Raises the documented error for an unknown reduction."""
@@ -35,10 +42,16 @@ def check_reduction(op, reduction):
 def check_labels_dtype(op, name, dtype):
     """Raises the documented error if labels are not int32."""
     if dtype != mstype.int32:
-        raise TypeError(
-            f"For '{op}', the dtype of '{name}' must be int32, but got {dtype}. It has class indices, ended by "
-            "-1, not a 0 or 1 for each class: mindspore_mlml.targets_from_multi_hot converts those."
+        advice = (
+            "It has class indices, ended by -1, not a 0 or 1 for each class: mindspore_mlml.targets_from_multi_hot "
+            "converts those."
         )
+        if dtype in mstype.int_type + mstype.uint_type:
+            advice = (
+                "Convert class indices with .astype(mindspore.int32), a 0 or 1 for each class with "
+                "mindspore_mlml.targets_from_multi_hot."
+            )
+        raise TypeError(f"For '{op}', the dtype of '{name}' must be int32, but got {dtype}. {advice}")
 
 
 @_primexpr

@@ -1,6 +1,6 @@
 """Labels as people hold them, and as the loss wants them: on the host, in NumPy."""
 
-from typing import Any, Optional, Union
+from typing import Any, Literal, Union
 
 import numpy as np
 from mindspore import Tensor
@@ -12,7 +12,7 @@ LOOKS_LIKE_MULTI_HOT = "Its values are only 0 and 1, which looks like multi-hot:
 BLOCK = 2**18  # so many targets are looked at together: few enough to stay in a cache
 
 
-def targets_from_multi_hot(multi_hot: Any, num_labels: Optional[int] = None) -> np.ndarray:
+def targets_from_multi_hot(multi_hot: Any, num_labels: Union[int, Literal["max"], None] = None) -> np.ndarray:
     """
     Converts rows of zeros and ones, one number for each class, into class indices padded by -1.
 
@@ -24,7 +24,8 @@ def targets_from_multi_hot(multi_hot: Any, num_labels: Optional[int] = None) -> 
         multi_hot (Union[numpy.ndarray, Tensor, scipy.sparse matrix or array, pandas.DataFrame, list]): Zeros and ones,
             of any numeric or bool dtype. Shape :math:`(C)` or :math:`(N, C)`. A sparse matrix may have any format, and
             is not made dense.
-        num_labels (int, optional): The length of a row. Default: ``None`` , the number of classes, :math:`C`, as
+        num_labels (Union[int, str], optional): The length of a row. ``"max"`` : the number of ones of the row that has
+            the most, at least 1. Default: ``None`` , the number of classes, :math:`C`, as
             :func:`mindspore_mlml.multilabel_margin_loss` wants it;
             :func:`mindspore_mlml.multilabel_margin_loss_from_labels` takes any length.
 
@@ -33,11 +34,12 @@ def targets_from_multi_hot(multi_hot: Any, num_labels: Optional[int] = None) -> 
         each row the indices of the ones in ascending order, then -1.
 
     Raises:
-        TypeError: If `num_labels` is not an integer.
+        TypeError: If `num_labels` is neither an integer nor ``"max"`` .
         ValueError: If `num_labels` is not positive.
         ValueError: If the rank of `multi_hot` is neither 1 nor 2.
         ValueError: If a value is neither 0 nor 1: NaN, a missing or a masked value, or a string, for example.
         ValueError: If a row has more than `num_labels` ones.
+        MemoryError: If there is no memory for rows of this length.
 
     Examples:
         >>> import numpy as np
@@ -45,19 +47,20 @@ def targets_from_multi_hot(multi_hot: Any, num_labels: Optional[int] = None) -> 
         >>> print(targets_from_multi_hot(np.array([[0, 1, 0, 1], [0, 0, 1, 0]])))
         [[ 1  3 -1 -1]
          [ 2 -1 -1 -1]]
-        >>> print(targets_from_multi_hot(np.array([[0, 1, 0, 1], [0, 0, 1, 0]]), num_labels=2))
+        >>> print(targets_from_multi_hot(np.array([[0, 1, 0, 1], [0, 0, 1, 0]]), num_labels="max"))
         [[ 1  3]
          [ 2 -1]]
     """
     op = "targets_from_multi_hot"
-    width = None if num_labels is None else formats.positive_integer(op, "num_labels", num_labels)
+    num_labels = _checked_num_labels(op, num_labels)
     listing, classes, num_classes = formats.read_multi_hot(op, "multi_hot", multi_hot)
-    width = num_classes if width is None else width
-    _check_lengths(op, listing, width, "have more classes than")
-    return _padded(listing, classes, width)
+    width = _row_length(op, listing, num_labels, num_classes, "have more classes than")
+    return _padded(op, listing, classes, width)
 
 
-def targets_from_lists(class_lists: Any, num_classes: int, num_labels: Optional[int] = None) -> np.ndarray:
+def targets_from_lists(
+    class_lists: Any, num_classes: int, num_labels: Union[int, Literal["max"], None] = None
+) -> np.ndarray:
     """
     Converts lists of classes, one for each sample, into class indices padded by -1.
 
@@ -72,21 +75,22 @@ def targets_from_lists(class_lists: Any, num_classes: int, num_labels: Optional[
             of SciPy's is taken as for :func:`mindspore_mlml.targets_from_multi_hot` : the columns of the ones in a row
             are the row's classes.
         num_classes (int): The number of classes, :math:`C`.
-        num_labels (int, optional): The length of a row. Default: ``None`` , `num_classes`, as
-            :func:`mindspore_mlml.multilabel_margin_loss` wants it;
+        num_labels (Union[int, str], optional): The length of a row. ``"max"`` : that of the longest list, at least 1.
+            Default: ``None`` , `num_classes`, as :func:`mindspore_mlml.multilabel_margin_loss` wants it;
             :func:`mindspore_mlml.multilabel_margin_loss_from_labels` takes any length.
 
     Returns:
         numpy.ndarray of dtype int32, of shape (number of lists, `num_labels`), or (`num_labels`,) for a single list.
 
     Raises:
-        TypeError: If `num_classes` or `num_labels` is not an integer.
+        TypeError: If `num_classes` is not an integer, or `num_labels` neither an integer nor ``"max"`` .
         ValueError: If `num_classes` or `num_labels` is not positive.
         ValueError: If a class is not an integer from 0 to `num_classes` - 1: NaN, a missing or a masked value, or a
             string, for example.
         ValueError: If a class stands in a list twice.
         ValueError: If a list is longer than `num_labels`.
         ValueError: If a sparse matrix has more than `num_classes` columns, or values other than 0 and 1.
+        MemoryError: If there is no memory for rows of this length.
 
     Examples:
         >>> from mindspore_mlml import targets_from_lists
@@ -101,7 +105,7 @@ def targets_from_lists(class_lists: Any, num_classes: int, num_labels: Optional[
     """
     op, name = "targets_from_lists", "class_lists"
     num_classes = formats.positive_integer(op, "num_classes", num_classes)
-    width = num_classes if num_labels is None else formats.positive_integer(op, "num_labels", num_labels)
+    num_labels = _checked_num_labels(op, num_labels)
     if formats.is_sparse(class_lists):
         listing, classes, columns = formats.read_multi_hot(op, name, class_lists)
         if columns > num_classes:
@@ -109,20 +113,31 @@ def targets_from_lists(class_lists: Any, num_classes: int, num_labels: Optional[
                 f"For '{op}', a sparse '{name}' must not have more columns than there are classes, {num_classes}, but "
                 f"got {columns}."
             )
-        _check_lengths(op, listing, width, "have more classes than")
-        return _padded(listing, classes, width)
+        width = _row_length(op, listing, num_labels, num_classes, "have more classes than")
+        return _padded(op, listing, classes, width)
     listing, classes = formats.read_class_lists(op, name, class_lists)
-    _check_lengths(op, listing, width, "be longer than")
+    width = _row_length(op, listing, num_labels, num_classes, "be longer than")
     _check_classes(op, listing, classes, num_classes)
-    return _padded(listing, classes, width)
+    return _padded(op, listing, classes, width)
 
 
-def _check_lengths(op, listing, width, must_not):
+def _checked_num_labels(op, num_labels):
+    if num_labels is None or (isinstance(num_labels, str) and num_labels == "max"):
+        return num_labels
+    return formats.positive_integer(op, "num_labels", num_labels)
+
+
+def _row_length(op, listing, num_labels, num_classes, must_not):
+    """The number of columns, or an error if a row has more classes."""
+    if num_labels == "max":
+        return int(listing.counts.max(initial=1))
+    width = num_classes if num_labels is None else num_labels
     too_long = np.flatnonzero(listing.counts > width)
     if len(too_long):
         name, count = listing.row_name(too_long[0]), listing.counts[too_long[0]]
         more = f", and so for {len(too_long) - 1} more" if len(too_long) > 1 else ""
         raise ValueError(f"For '{op}', {name} must not {must_not} {width}, but got {count} classes{more}.")
+    return width
 
 
 def _check_classes(op, listing, classes, num_classes):
@@ -150,10 +165,16 @@ def _repeated(row, classes):
     return np.sort(order[1:][keys[order[1:]] == keys[order[:-1]]])
 
 
-def _padded(listing, classes, width):
+def _padded(op, listing, classes, width):
     """The classes of each row, then -1."""
-    targets = np.full((len(listing.counts), width), -1, np.int32)
-    most = listing.counts.max(initial=0)
+    shape, most = (len(listing.counts), width), listing.counts.max(initial=0)
+    try:
+        targets = np.full(shape, -1, np.int32)
+    except MemoryError as error:
+        raise MemoryError(
+            f"For '{op}', there is no memory for targets of shape {shape}, {shape[0] * width / 2**28:.1f} GiB. With "
+            f'num_labels="max" their shape is ({shape[0]}, {max(most, 1)}).'
+        ) from error
     targets[:, :most][np.arange(most) < listing.counts[:, None]] = classes
     return targets[0] if listing.is_single else targets
 
@@ -191,7 +212,7 @@ def multi_hot_from_targets(target: Union[np.ndarray, Tensor], num_classes: int) 
     num_classes = formats.positive_integer(op, "num_classes", num_classes)
     values = _target_array(op, target)
     if values.dtype.kind not in "iu":
-        _raise_wrong_dtype(op, values, "an integer type")
+        _raise_wrong_dtype(op, target, values, "an integer type")
     formats.check_rank(op, "target", values.shape)
     _check_range(op, values, num_classes)
     multi_hot = np.zeros((*values.shape[:-1], num_classes), np.int32)
@@ -247,7 +268,7 @@ targets_from_multi_hot converts that.
     num_classes = formats.positive_integer(op, "num_classes", num_classes)
     values = _target_array(op, target)
     if values.dtype != np.int32:
-        _raise_wrong_dtype(op, values, "int32")
+        _raise_wrong_dtype(op, target, values, "int32")
     formats.check_rank(op, "target", values.shape)
     _check_range(op, values, num_classes)
     if not allow_repeats:
@@ -264,12 +285,15 @@ def _target_array(op, target):
     return formats.to_array(op, "target", target)
 
 
-def _raise_wrong_dtype(op, values, wanted):
+def _raise_wrong_dtype(op, target, values, wanted):
     is_numeric = values.dtype.kind in "biuf"
+    conversion = f".astype({'mindspore' if isinstance(target, Tensor) else 'numpy'}.int32)"
     if is_numeric and values.size and ((values == 0) | (values == 1)).all():
         advice = LOOKS_LIKE_MULTI_HOT
+    elif values.dtype.kind in "iu":
+        advice = f"Convert it with {conversion}."
     else:
-        advice = "Convert class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot."
+        advice = f"Convert class indices with {conversion}, multi-hot with targets_from_multi_hot."
     raise TypeError(
         f"For '{op}', the dtype of 'target' must be {wanted}, but got {str(values.dtype)[:SHOWN_CHARACTERS]}. It holds "
         f"class indices, not multi-hot. {advice}"

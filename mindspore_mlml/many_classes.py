@@ -97,6 +97,7 @@ def _find_group(name, group):
     return _slices.Group(get_rank(group), get_group_size(group), ops.AllReduce(group=group))
 
 
+@ms.constexpr  # a graph has no try statements
 def _positive_int(name, argument, value):
     """The argument as an int, of whatever integer type it is."""
     try:
@@ -194,6 +195,8 @@ class ClassParallelMultilabelMarginLoss(nn.LossBase):
 
     def construct(self, x: Tensor, labels: Tensor) -> Tensor:
         call = ("ClassParallelMultilabelMarginLoss", "x", "labels", False)
+        _checks.check_tensor("ClassParallelMultilabelMarginLoss", "x", x)
+        _checks.check_tensor("ClassParallelMultilabelMarginLoss", "labels", labels)
         _checks.check_kernel("ClassParallelMultilabelMarginLoss", kernel_in_use(), ("cpu", "cuda"))
         _checks.check_types(call, (x.dtype, labels.dtype), self._reduction)
         if not (_ops.is_unknown(x) or _ops.is_unknown(labels)):
@@ -228,7 +231,8 @@ class LinearMultilabelMarginLoss(nn.Cell):
             labels, and the classes from :math:`\lfloor C \cdot rank / ranks \rfloor` on. Default: ``None`` , no group.
 
     Inputs:
-        - **features** (Tensor) - Tensor of shape :math:`(N, D)`. Data type must be float16 or float32.
+        - **features** (Tensor) - Tensor of shape :math:`(N, D)`. Data type must be float16 or float32. Of a SciPy
+          matrix, pass ``Tensor(matrix[rows].toarray())`` , a batch at a time.
         - **labels** (Tensor) - Class indices, not multi-hot. Tensor of shape :math:`(N, K)`, for any :math:`K \geq 1`.
           In each row, the first negative value ends the list. Data type must be int32.
 
@@ -237,7 +241,8 @@ class LinearMultilabelMarginLoss(nn.Cell):
         is :math:`()`.
 
     Raises:
-        TypeError: If `in_channels` or `num_classes` is not an int.
+        TypeError: If `in_channels` or `num_classes` is not an int, or `features` or `labels` is not a Tensor of such a
+            dtype.
         ValueError: If one of these is not positive, or `reduction` is not one of ``'none'``, ``'mean'``, ``'sum'``.
 
     Supported Platforms:
@@ -298,6 +303,8 @@ class LinearMultilabelMarginLoss(nn.Cell):
 
     def construct(self, features: Tensor, labels: Tensor) -> Tensor:
         called = "LinearMultilabelMarginLoss"
+        _checks.check_tensor(called, "features", features)
+        _checks.check_tensor(called, "labels", labels)
         if not self._is_alone:
             return self._sharded_loss(features, labels)
         if _ops.in_graph():
@@ -312,6 +319,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
 
     def predict(self, features: Tensor) -> Tensor:
         """The scores of this process's classes, of shape (N, C), or (C) for one sample."""
+        _checks.check_tensor("LinearMultilabelMarginLoss", "features", features)
         if _ops.in_graph():
             return _linear.scores(features, self.weight, self.bias)
         return _ops.in_turn(_linear.scores, features, self.weight, self.bias)
@@ -322,6 +330,7 @@ class LinearMultilabelMarginLoss(nn.Cell):
         k = _positive_int("top_k", "k", k)
         if k > self.weight.shape[0]:
             raise ValueError(f"For 'top_k', 'k' must be an int from 1 to {self.weight.shape[0]}, but got {k}.")
+        _checks.check_tensor("LinearMultilabelMarginLoss", "features", features)
         if _ops.in_graph():
             return _linear.top_k(features, self.weight, self.bias, k)
         return _ops.in_turn(_linear.top_k, features, self.weight, self.bias, k)

@@ -308,6 +308,38 @@ def test_a_list_must_fit_the_row():
         targets_from_lists([[0], [1, 2, 3]], 4, num_labels=2)
 
 
+@given(st.lists(st.lists(st.integers(0, 8), unique=True, max_size=5)))
+def test_the_longest_row_may_give_the_length_of_all(lists):
+    longest = max([1, *map(len, lists)])
+    expected = targets_from_lists(lists, 9, longest)
+    multi_hot = np.zeros((len(lists), 9), bool)
+    for row, classes in zip(multi_hot, lists):
+        row[classes] = True
+    np.testing.assert_array_equal(targets_from_lists(lists, 9, "max"), expected)
+    sparse = scipy.sparse.csr_matrix(multi_hot)
+    expected = targets_from_multi_hot(multi_hot, num_labels=longest)
+    np.testing.assert_array_equal(targets_from_multi_hot(multi_hot, num_labels="max"), expected)
+    np.testing.assert_array_equal(targets_from_multi_hot(sparse, num_labels="max"), expected)
+    np.testing.assert_array_equal(targets_from_lists(sparse, 9, num_labels="max"), expected)
+
+
+def test_the_longest_row_of_a_single_list():
+    assert targets_from_lists([3, 1], 9, "max").tolist() == [3, 1]
+    assert targets_from_lists(np.array([], np.int64), 9, "max").tolist() == [-1]
+    assert targets_from_multi_hot([0, 1, 0, 1], "max").tolist() == [1, 3]
+
+
+def test_an_error_of_memory_names_the_shape_and_the_way_out():
+    """Of 258 TB, which is more than an address space."""
+    for call, shape in (
+        (lambda: targets_from_lists([[4, 7]] * 30_000, 2**31), "(30000, 2)"),
+        (lambda: targets_from_multi_hot(scipy.sparse.coo_matrix((30_000, 2**31), dtype=bool)), "(30000, 1)"),
+    ):
+        with pytest.raises(MemoryError, match=r"of shape \(30000, 2147483648\), 240000\.0 GiB") as error:
+            call()
+        assert str(error.value).endswith(f'With num_labels="max" their shape is {shape}.')
+
+
 def test_a_single_list_becomes_a_single_row():
     assert targets_from_lists([2, 0], 4).tolist() == [2, 0, -1, -1]
     assert targets_from_lists(np.array([2, 0]), 4).tolist() == [2, 0, -1, -1]
@@ -447,11 +479,20 @@ def test_check_target_does_not_take_indices_for_multi_hot():
     with pytest.raises(ValueError, match=r"1 bad row: target\[1\]\[2\] = 5 again\. .*'allow_repeats'") as error:
         check_target(np.array([[0, 1, 2, -1], [5, 1, 5, -1]], np.int32), 6)
     assert "multi-hot" not in str(error.value)
-    for target in (np.array([[1, 2]]), np.array([[1.0, -1.0]]), np.array([["1"]]), np.array([[None]])):
+    for target in (np.array([[1.0, -1.0]]), np.array([["1"]]), np.array([[None]])):
         with pytest.raises(TypeError, match="not multi-hot") as error:
             check_target(target, 5)
         assert "looks like" not in str(error.value)
-        assert "class indices by astype(numpy.int32), multi-hot by targets_from_multi_hot" in str(error.value)
+        assert "class indices with .astype(numpy.int32), multi-hot with targets_from_multi_hot" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16])
+def test_check_target_says_how_to_convert_class_indices(dtype):
+    target = np.array([[1, 2]], dtype)
+    for given_target, conversion in ((target, ".astype(numpy.int32)"), (Tensor(target), ".astype(mindspore.int32)")):
+        with pytest.raises(TypeError, match=f"must be int32, but got {np.dtype(dtype)}") as error:
+            check_target(given_target, 5)
+        assert str(error.value).endswith(f"Convert it with {conversion}.")
 
 
 def test_check_target_looks_at_every_one_of_many_targets(rng):

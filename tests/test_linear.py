@@ -7,6 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+import scipy.sparse
 from mindspore import Tensor, nn
 from mindspore.dataset import NumpySlicesDataset
 
@@ -594,6 +595,27 @@ def test_predict_and_top_k(rng, classes, dtype, has_bias):
             np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :k])
 
 
+class TopK(nn.Cell):
+    """The best classes of a head."""
+
+    def __init__(self, head, k):
+        super().__init__()
+        self.head, self.k = head, k
+
+    def construct(self, features):
+        return self.head.top_k(features, self.k)
+
+
+@pytest.mark.parametrize("classes", [9, 16385])
+def test_top_k_of_one_sample(mode, rng, classes):
+    features, weight = rng.standard_normal(8).astype(np.float32), rng.standard_normal((classes, 8)).astype(np.float32)
+    head = make_head(weight, None, "mean")
+    scores, places = (result.asnumpy() for result in TopK(head, 5)(Tensor(features)))
+    np.testing.assert_array_equal(places, np.argsort(-(weight @ features))[:5])
+    np.testing.assert_allclose(scores, (weight @ features)[places], rtol=1e-5)
+    assert head.predict(Tensor(features)).shape == (classes,)
+
+
 MEMORY = """
     import sys
     import mindspore as ms, numpy as np
@@ -732,6 +754,26 @@ def test_errors_of_calling_the_head(mode):
     ):
         with pytest.raises(error, match=f"For 'LinearMultilabelMarginLoss', .*{message}"):
             head(arguments[0], Tensor(arguments[1]))
+
+
+@pytest.mark.parametrize("mode", PYNATIVE_AND_SLOWLY_GRAPH, indirect=True)
+@pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")  # MindSpore compares them
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_matrix, np.ndarray.tolist])
+def test_features_and_labels_of_the_cells_must_be_tensors(mode, make):
+    """The message has the type, not the value, which may be large."""
+    head, class_parallel = LinearMultilabelMarginLoss(3, 4), ClassParallelMultilabelMarginLoss(4)
+    features, labels, of_layer = make(FEATURES.asnumpy()), Tensor(EXAMPLE_TARGET), "LinearMultilabelMarginLoss"
+    for call, op, name in (
+        (lambda: head(features, labels), of_layer, "features"),
+        (lambda: head(FEATURES, make(EXAMPLE_TARGET)), of_layer, "labels"),
+        (lambda: head.predict(features), of_layer, "features"),
+        (lambda: head.top_k(features, 2), of_layer, "features"),
+        (lambda: class_parallel(features, labels), "ClassParallelMultilabelMarginLoss", "x"),
+        (lambda: class_parallel(FEATURES, make(EXAMPLE_TARGET)), "ClassParallelMultilabelMarginLoss", "labels"),
+    ):
+        message = f"For '{op}', the '{name}' must be a Tensor, but got {type(features).__name__}."
+        with pytest.raises(TypeError, match=re.escape(message)):
+            call()
 
 
 @pytest.mark.parametrize("name", ["in_channels", "num_classes"])
