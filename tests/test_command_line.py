@@ -87,7 +87,8 @@ def test_many_labels_example_is_better_than_naming_the_most_frequent(tmp_path, c
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/labels.md"])
-def test_the_examples_of_the_documentation_run(file):
+def test_the_examples_of_the_documentation_run(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     failures, tests = doctest.testfile(str(EXAMPLES.parent / file), module_relative=False)
     assert tests > 0
     assert failures == 0
