@@ -27,36 +27,41 @@ constexpr Names kOfTarget = {"multilabel_margin_loss", "input", "target", true};
 constexpr Names kOfLabels = {"multilabel_margin_loss_from_labels", "input", "labels"};
 constexpr Names kOfClassParallel = {"ClassParallelMultilabelMarginLoss", "x", "labels"};
 
-// The matrix of scores, rows x classes, and the matrix of labels, rows x num_labels, behind one call. A 1-D input is
-// one row.
-struct Batch {
-  Dtype dtype = Dtype::kFloat32;
-  const void *input = nullptr;
-  const int32_t *target = nullptr;
+// The matrix of labels, rows x num_labels. A 1-D input is one row.
+struct Labels {
+  const int32_t *data = nullptr;
   bool is_matrix = false;
   int64_t rows = 0;
-  int64_t classes = 0;
   int64_t num_labels = 0;  // of a row
+  int64_t num_classes = 0;
   Names names = {};
+  // The scores of all labels, rows x num_labels, where the scores at hand are a slice of the classes; otherwise null.
+  const float *scores = nullptr;
+};
 
-  // The input may be a slice of the classes that the labels are about: `classes` of `all_classes`, from the class
-  // `first_class` on. The scores of all labels are then given, rows x num_labels; null where the input has them.
+// The matrix of the scores of all classes, or of a slice of them: `classes`, from the class `first_class` on.
+struct Scores {
+  Dtype dtype = Dtype::kFloat32;
+  const void *data = nullptr;
   int64_t first_class = 0;
-  int64_t all_classes = 0;
-  const float *target_scores = nullptr;
-
+  int64_t classes = 0;
   // The score of a class of a row is number row * stride + class - origin. Not all of them need lie in memory.
   int64_t stride = 0;
   int64_t origin = 0;
 };
 
+struct Batch {
+  Labels labels;
+  Scores scores;
+};
+
 // Parameters 0 and 1 of every kernel. Where a graph knows the shapes, _checks.py has raised the same errors before.
 inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   Batch batch;
-  batch.names = names;
+  batch.labels.names = names;
   const std::string input_name = "'" + std::string(names.input) + "'",
                     target_name = "'" + std::string(names.target) + "'";
-  batch.dtype = arguments.ReadDtype(0, names.input);
+  batch.scores.dtype = arguments.ReadDtype(0, names.input);
   if (!arguments.HasDtype(1, "int32")) {
     arguments.Fail("the dtype of " + target_name + " must be int32, but got " + arguments.DtypeName(1) + ".");
   }
@@ -66,44 +71,44 @@ inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
     arguments.Fail("the rank of " + input_name + " must be 1 or 2, but got shape " + shape(0) + "; the shape of " +
                    target_name + " is " + shape(1) + ".");
   }
-  batch.is_matrix = input.size() == 2;
+  batch.labels.is_matrix = input.size() == 2;
   if (names.same_shape && target != input) {
     arguments.Fail("the shape of " + target_name + " must be the same as that of " + input_name + ", " + shape(0) +
                    ", but got " + shape(1) + ".");
   }
-  if (target.size() != input.size() || (batch.is_matrix && target[0] != input[0])) {
+  if (target.size() != input.size() || (batch.labels.is_matrix && target[0] != input[0])) {
     arguments.Fail(target_name + " must have as many dimensions and rows as " + input_name + ", whose shape is " +
                    shape(0) + ", but got shape " + shape(1) + ".");
   }
-  batch.rows = batch.is_matrix ? input[0] : 1;
-  batch.classes = input.back();
-  batch.num_labels = target.back();
-  batch.all_classes = batch.stride = batch.classes;
-  if (batch.rows < 0 || batch.classes <= 0) {
+  batch.labels.rows = batch.labels.is_matrix ? input[0] : 1;
+  batch.scores.classes = input.back();
+  batch.labels.num_labels = target.back();
+  batch.labels.num_classes = batch.scores.stride = batch.scores.classes;
+  if (batch.labels.rows < 0 || batch.scores.classes <= 0) {
     arguments.Fail("the number of classes must be positive, but got shape " + shape(0) + "; the shape of " +
                    target_name + " is " + shape(1) + ".");
   }
-  if (batch.num_labels <= 0) {
+  if (batch.labels.num_labels <= 0) {
     arguments.Fail("each row of " + target_name + " must have a label or a negative value, but got shape " + shape(1) +
                    "; the shape of " + input_name + " is " + shape(0) + ".");
   }
   int64_t bytes;  // of the largest array
-  if (__builtin_mul_overflow(batch.rows, std::max(batch.classes, batch.num_labels), &bytes) ||
+  if (__builtin_mul_overflow(batch.labels.rows, std::max(batch.scores.classes, batch.labels.num_labels), &bytes) ||
       __builtin_mul_overflow(bytes, int64_t{sizeof(float)}, &bytes)) {
     arguments.Fail(input_name + " or " + target_name + " is too large: shapes " + shape(0) + " and " + shape(1) + ".");
   }
-  batch.input = arguments.Pointer(0, batch.rows * batch.classes);
-  batch.target = static_cast<const int32_t *>(arguments.Pointer(1, batch.rows * batch.num_labels));
+  batch.scores.data = arguments.Pointer(0, batch.labels.rows * batch.scores.classes);
+  batch.labels.data = static_cast<const int32_t *>(arguments.Pointer(1, batch.labels.rows * batch.labels.num_labels));
   return batch;
 }
 
 // A target that is not a class.
-[[noreturn]] inline void FailTarget(const Batch &batch, int64_t row, int64_t position, int32_t value) {
-  const std::string target = batch.names.target;
-  throw InputError(batch.names.function, "a value of '" + target + "' must be less than the number of classes, " +
-                                             std::to_string(batch.all_classes) + ", but got " + target +
-                                             (batch.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
-                                             std::to_string(position) + "] = " + std::to_string(value) + ".");
+[[noreturn]] inline void FailTarget(const Labels &labels, int64_t row, int64_t position, int32_t value) {
+  const std::string target = labels.names.target;
+  throw InputError(labels.names.function, "a value of '" + target + "' must be less than the number of classes, " +
+                                              std::to_string(labels.num_classes) + ", but got " + target +
+                                              (labels.is_matrix ? "[" + std::to_string(row) + "]" : "") + "[" +
+                                              std::to_string(position) + "] = " + std::to_string(value) + ".");
 }
 
 // What each library defines. MindSpore passes the CUDA stream on a GPU, and null on a CPU.

@@ -120,7 +120,7 @@ MLML_HOST_DEVICE inline int64_t ReadCount(float count) {
 // The scores and the labels, which must be matrices.
 inline Batch ReadMatrices(const Arguments &arguments) {
   const Batch batch = ReadBatch(arguments, kOfClassParallel);
-  if (!batch.is_matrix || batch.rows == 0) {
+  if (!batch.labels.is_matrix || batch.labels.rows == 0) {
     arguments.Fail("the shapes of 'x' and 'labels' must be (N, c) and (N, K) with N of at least 1, but got " +
                    arguments.ShapeName(0) + " and " + arguments.ShapeName(1) + ".");
   }
@@ -133,13 +133,14 @@ inline const int64_t *ReadPlaceValues(const Arguments &arguments, int index) {
 }
 
 inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *values, const Batch &batch) {
-  const Place place = PlaceOf(values, batch.classes);
+  const Place place = PlaceOf(values, batch.scores.classes);
   const Fault fault = FaultOf(place);
   if (fault == Fault::kNumClasses) {
     arguments.FailInput("'num_classes' must be from 1 to " + std::to_string(kMostClasses) + ", but got " +
                         std::to_string(place.all_classes) + ".");
   }
-  if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
+  if (batch.labels.rows > kMostRows)
+    arguments.Fail("there are too many rows: " + std::to_string(batch.labels.rows) + ".");
   if (fault == Fault::kRanks) {
     arguments.FailInput("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
                         std::to_string(place.rank) + " of " + std::to_string(place.ranks) + ".");
@@ -153,7 +154,7 @@ inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *va
 
 // Sets what the batch of a slice has beyond that of a whole.
 inline void CheckHeader(const Arguments &arguments, const float *header, const Place &place, Batch *batch) {
-  const Agreement agreement = ReadHeader(place, batch->classes, header);
+  const Agreement agreement = ReadHeader(place, batch->scores.classes, header);
   if (agreement.fault == Fault::kNoNumber) {
     arguments.FailInput("'header' must have the number of classes of each rank, but has " +
                         std::to_string(header[agreement.rank]) + " of rank " + std::to_string(agreement.rank) + ".");
@@ -167,11 +168,11 @@ inline void CheckHeader(const Arguments &arguments, const float *header, const P
                         " classes together, but have " + classes + ".");
   }
   if (agreement.fault == Fault::kDifference) {
-    arguments.FailInput("'" + std::string(batch->names.target) +
+    arguments.FailInput("'" + std::string(batch->labels.names.target) +
                         "', and what else all ranks share, must be the same on all ranks, but they differ.");
   }
-  batch->first_class = agreement.first_class;
-  batch->all_classes = place.all_classes;
+  batch->scores.first_class = agreement.first_class;
+  batch->labels.num_classes = place.all_classes;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ struct Call {
     batch = ReadMatrices(arguments);
     place = ReadPlace(arguments, kPlace, batch);
     if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
-    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
+    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch.labels);
   }
 
   const Arguments &arguments;
@@ -38,12 +38,12 @@ void Header(const Arguments &arguments) {
   const Call call(arguments, Call::kPlace);
   const Batch &batch = call.batch;
   Checksum checksum;
-  for (int64_t size : {batch.rows, batch.num_labels, static_cast<int64_t>(batch.dtype)}) {
+  for (int64_t size : {batch.labels.rows, batch.labels.num_labels, static_cast<int64_t>(batch.scores.dtype)}) {
     checksum.Add(size);
   }
-  checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
+  checksum.Add(batch.labels.data, batch.labels.rows * batch.labels.num_labels * static_cast<int64_t>(sizeof(int32_t)));
   void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
-  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
+  WriteHeader(call.place, batch.scores.classes, checksum.Value(), static_cast<float *>(header));
 }
 
 void TargetScores(const Arguments &arguments) {
@@ -51,15 +51,15 @@ void TargetScores(const Arguments &arguments) {
   if (!arguments.RunAfterReport(Call::kHeader + 1, read_place)) return;
   const Call call(arguments, Call::kHeader);
   const Batch &batch = call.batch;
-  const int64_t size = batch.rows * batch.num_labels;
+  const int64_t size = batch.labels.rows * batch.labels.num_labels;
   auto *scores = static_cast<float *>(arguments.Read(call.output, "target scores", "float32", size));
   std::fill_n(scores, size, 0.0f);
-  for (int64_t row = 0; row < batch.rows; ++row) {
+  for (int64_t row = 0; row < batch.labels.rows; ++row) {
     ForEachTarget(batch, row, [&](int64_t j, int64_t i) {
-      const int64_t from = row * batch.classes + i;
-      scores[row * batch.num_labels + j] = batch.dtype == Dtype::kFloat16
-                                               ? ToFloat(static_cast<const Float16 *>(batch.input)[from])
-                                               : static_cast<const float *>(batch.input)[from];
+      const int64_t from = row * batch.scores.classes + i;
+      scores[row * batch.labels.num_labels + j] = batch.scores.dtype == Dtype::kFloat16
+                                                      ? ToFloat(static_cast<const Float16 *>(batch.scores.data)[from])
+                                                      : static_cast<const float *>(batch.scores.data)[from];
     });
   }
 }
@@ -67,16 +67,16 @@ void TargetScores(const Arguments &arguments) {
 void WritePartial(const Arguments &arguments) {
   const Call call(arguments, Call::kTargetScores);
   const Batch &batch = call.batch;
-  const Partial<float> partial(arguments, call.output, call.place, batch);
+  const Partial<float> partial(arguments, call.output, call.place, batch.labels);
   InStandardFloatingPoint([&] {
-    WriteParts(call.place, batch, RowSums(batch), partial);
-    std::fill_n(partial.counts, batch.rows * batch.num_labels, 0.0f);
-    const RowKernels &kernels = SelectRowKernels(batch.dtype);
+    WriteParts(call.place, batch.labels, RowSums(batch), partial);
+    std::fill_n(partial.counts, batch.labels.rows * batch.labels.num_labels, 0.0f);
+    const RowKernels &kernels = SelectRowKernels(batch.scores.dtype);
     const auto no_scale = [](int64_t) { return 0.0; };
     Gradient(batch, no_scale, nullptr, [&](const Row &row, bool has_nan, const Counts &counts) {
       const std::vector<int64_t> active = kernels.active_classes(row, counts);
       for (size_t j = 0; j < row.targets.size(); ++j) {
-        partial.counts[row.index * batch.num_labels + j] = has_nan ? NAN : static_cast<float>(active[j]);
+        partial.counts[row.index * batch.labels.num_labels + j] = has_nan ? NAN : static_cast<float>(active[j]);
       }
     });
   });
@@ -84,24 +84,24 @@ void WritePartial(const Arguments &arguments) {
 
 void Loss(const Arguments &arguments, Reduction reduction) {
   const Call call(arguments, Call::kPartial);
-  const Partial<const float> partial(arguments, Call::kPartial, call.place, call.batch);
-  void *loss = arguments.Read(call.output, "loss", LossSize(call.batch, reduction));
-  InStandardFloatingPoint(
-      [&] { Reduce(RowLosses(call.place, call.batch, partial), call.batch.dtype, reduction, loss); });
+  const Partial<const float> partial(arguments, Call::kPartial, call.place, call.batch.labels);
+  void *loss = arguments.Read(call.output, "loss", LossSize(call.batch.labels, reduction));
+  InStandardFloatingPoint([&] { Reduce(RowLosses(partial), call.batch.scores.dtype, reduction, loss); });
 }
 
 void WriteGradient(const Arguments &arguments, Reduction reduction) {
   const Call call(arguments, Call::kDout);
   const Batch &batch = call.batch;
-  const Partial<const float> partial(arguments, Call::kPartial, call.place, batch);
-  const Scale scale(batch, reduction, arguments.Read(Call::kDout, "dout", LossSize(batch, reduction)));
-  void *gradient = arguments.Read(call.output, "gradient", batch.rows * batch.classes);
+  const Partial<const float> partial(arguments, Call::kPartial, call.place, batch.labels);
+  const Scale scale(batch.labels, batch.scores.dtype, reduction,
+                    arguments.Read(Call::kDout, "dout", LossSize(batch.labels, reduction)));
+  void *gradient = arguments.Read(call.output, "gradient", batch.labels.rows * batch.scores.classes);
   InStandardFloatingPoint([&] {
-    const RowKernels &kernels = SelectRowKernels(batch.dtype);
+    const RowKernels &kernels = SelectRowKernels(batch.scores.dtype);
     Gradient(batch, scale, gradient, [&](const Row &row, bool, const Counts &) {
       std::vector<int64_t> active;
-      const bool has_nan = !partial.ReadCounts(batch, row.index, &active);
-      kernels.finish_gradient(batch, row, {0, NumTiles(batch.classes)}, has_nan, active.data(), gradient);
+      const bool has_nan = !partial.ReadCounts(row.index, &active);
+      kernels.finish_gradient(batch, row, {0, NumTiles(batch.scores.classes)}, has_nan, active.data(), gradient);
     });
   });
 }

@@ -27,19 +27,19 @@ int LinearForward(const Arguments &arguments, const Names &names, Reduction redu
   enum { kLoss = kParametersOfLayer, kTargetScores, kActiveClasses, kSaved, kEnd };
   arguments.Expect(kEnd);
   Layer layer = ReadLayer(arguments, names);
-  const int64_t num_labels = layer.batch.rows * layer.batch.num_labels;
-  void *loss = arguments.Read(kLoss, "loss", LossSize(layer.batch, reduction));
+  const int64_t num_labels = layer.batch.labels.rows * layer.batch.labels.num_labels;
+  void *loss = arguments.Read(kLoss, "loss", LossSize(layer.batch.labels, reduction));
   auto *target_scores = static_cast<float *>(arguments.Read(kTargetScores, "target scores", "float32", num_labels));
   auto *active_classes = static_cast<float *>(arguments.Read(kActiveClasses, "active classes", "float32", num_labels));
   const int64_t size = LinearWork(layer).layout.Size();
   auto *saved = static_cast<int32_t *>(arguments.Read(kSaved, "saved", "int32", size));
   InStandardFloatingPoint([&] {
     ComputeTargetScores(layer, target_scores);
-    layer.batch.target_scores = target_scores;
-    std::vector<double> sums(layer.batch.rows);
+    layer.batch.labels.scores = target_scores;
+    std::vector<double> sums(layer.batch.labels.rows);
     ForwardPass(layer, sums.data(), active_classes, saved);
-    for (double &of_row : sums) of_row /= static_cast<double>(layer.batch.all_classes);
-    Reduce(sums, layer.batch.dtype, reduction, loss);
+    for (double &of_row : sums) of_row /= static_cast<double>(layer.batch.labels.num_classes);
+    Reduce(sums, layer.features.dtype, reduction, loss);
   });
   return 0;
 }
@@ -52,26 +52,27 @@ int LinearBackward(const Arguments &arguments, Reduction reduction, unsigned wan
   arguments.Expect(kGradients + ((wanted & kOfFeatures) != 0 ? 1 : 0) + ((wanted & kOfParameters) != 0 ? 2 : 0));
   Layer layer = ReadLayer(arguments, kOfFunction);
   Batch &batch = layer.batch;
-  const int64_t num_labels = batch.rows * batch.num_labels;
+  const int64_t num_labels = batch.labels.rows * batch.labels.num_labels;
   const auto read_labels = [&](int index, const char *name) {
     return static_cast<const float *>(arguments.Read(index, name, "float32", num_labels));
   };
-  batch.target_scores = read_labels(kTargetScores, "target scores");
+  batch.labels.scores = read_labels(kTargetScores, "target scores");
   const float *active_classes = read_labels(kActiveClasses, "active classes");
   const int64_t size = LinearWork(layer).layout.Size();
   const auto *saved = static_cast<const int32_t *>(arguments.Read(kSaved, "saved", "int32", size));
-  const Scale scale(batch, reduction, arguments.Read(kDout, "dout", LossSize(batch, reduction)));
+  const Scale scale(batch.labels, layer.features.dtype, reduction,
+                    arguments.Read(kDout, "dout", LossSize(batch.labels, reduction)));
   LinearGradients gradients;
   int index = kGradients;
   if ((wanted & kOfFeatures) != 0)
-    gradients.features = ReadGradient(arguments, index++, layer.input, batch.rows * layer.features);
+    gradients.features = ReadGradient(arguments, index++, layer.features, batch.labels.rows * layer.num_features);
   if ((wanted & kOfParameters) != 0) {
-    gradients.weight = ReadGradient(arguments, index++, layer.weight, batch.classes * layer.features);
-    gradients.bias = ReadGradient(arguments, index++, layer.bias, batch.classes);
+    gradients.weight = ReadGradient(arguments, index++, layer.weight, batch.scores.classes * layer.num_features);
+    gradients.bias = ReadGradient(arguments, index++, layer.bias, batch.scores.classes);
   }
   // The forward pass has reported a label that is no class, and has saved nothing.
   const auto check_labels = [&] {
-    for (int64_t row = 0; row < batch.rows; ++row) ForEachTarget(batch, row, [](int64_t, int64_t) {});
+    for (int64_t row = 0; row < batch.labels.rows; ++row) ForEachTarget(batch, row, [](int64_t, int64_t) {});
   };
   if (!arguments.RunAfterReport(kGradients, check_labels)) return 0;
   InStandardFloatingPoint([&] { BackwardPass(layer, active_classes, saved, scale, gradients); });

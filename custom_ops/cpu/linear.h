@@ -20,9 +20,9 @@ constexpr int64_t kMostClassesOfLayer = 1 << 24;  // so that float32 counts them
 
 // The features, labels and parameters of one call.
 struct Layer {
-  Batch batch;           // of the labels and of the classes; its input are the features
-  int64_t features = 0;  // of a row
-  Elements input, weight, bias;
+  Batch batch;  // the labels, and which classes the layer has; the data of the scores, which it never has all, is null
+  int64_t num_features = 0;
+  Elements features, weight, bias;
   const Arguments *arguments = nullptr;
 };
 
@@ -35,7 +35,8 @@ Layer ReadLayer(const Arguments &arguments, const Names &names);
 struct LinearWork {
   LinearWork(int64_t rows, int64_t classes, int64_t features, int64_t num_labels);
   explicit LinearWork(const Layer &layer)
-      : LinearWork(layer.batch.rows, layer.batch.classes, layer.features, layer.batch.num_labels) {}
+      : LinearWork(layer.batch.labels.rows, layer.batch.scores.classes, layer.num_features,
+                   layer.batch.labels.num_labels) {}
 
   int64_t rows, classes;
   int64_t blocks, range_blocks, ranges;
@@ -58,7 +59,7 @@ inline Elements ReadGradient(const Arguments &arguments, int index, const Elemen
 // a class of the whole layer; one that is not a class of this process has score 0.
 void ComputeTargetScores(const Layer &layer, float *target_scores);
 
-// For layer.batch.target_scores: the sum of the hinges of each row; for each label, the number of classes that are
+// For layer.batch.labels.scores: the sum of the hinges of each row; for each label, the number of classes that are
 // active with it, NaN in a row with a NaN; and the active pairs.
 void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, int32_t *saved);
 
@@ -84,7 +85,7 @@ class BlockScores {
   // For the row kernels.
   const Batch &View() const { return view_; }
   Tiles BlockTiles() const { return tiles_; }
-  const float *OfRow(int64_t row) const { return scores_.data() + (row - first_row_) * view_.stride; }
+  const float *OfRow(int64_t row) const { return scores_.data() + (row - first_row_) * view_.scores.stride; }
   // The weight of the classes of the last Compute or LoadWeight, as float32.
   const float *LoadWeight(const Layer &layer, int64_t first_class, int64_t classes);
 

@@ -24,18 +24,19 @@ struct Target {
 // The targets, block by block, row by row.
 class Targets {
  public:
-  Targets(const Batch &batch, int64_t blocks, const float *active_classes) : has_nan_(batch.rows), ends_(blocks) {
+  Targets(const Batch &batch, int64_t blocks, const float *active_classes)
+      : has_nan_(batch.labels.rows), ends_(blocks) {
     std::vector<std::pair<int32_t, int64_t>> of_row;  // class and weight
     const auto for_each = [&](auto use) {
-      for (int64_t row = 0; row < batch.rows; ++row) {
+      for (int64_t row = 0; row < batch.labels.rows; ++row) {
         of_row.clear();
-        const int32_t *labels = batch.target + row * batch.num_labels;
-        for (int64_t j = 0; j < batch.num_labels && labels[j] >= 0; ++j) {
-          const float active = active_classes[row * batch.num_labels + j];
+        const int32_t *labels = batch.labels.data + row * batch.labels.num_labels;
+        for (int64_t j = 0; j < batch.labels.num_labels && labels[j] >= 0; ++j) {
+          const float active = active_classes[row * batch.labels.num_labels + j];
           // The forward pass has reported a label that is no class.
-          if (labels[j] >= batch.all_classes || std::isnan(active)) has_nan_[row] = 1;
-          const int64_t i = labels[j] - batch.first_class;
-          if (i < 0 || i >= batch.classes) continue;
+          if (labels[j] >= batch.labels.num_classes || std::isnan(active)) has_nan_[row] = 1;
+          const int64_t i = labels[j] - batch.scores.first_class;
+          if (i < 0 || i >= batch.scores.classes) continue;
           const bool is_count = active >= 0 && active <= static_cast<float>(kMostClassesOfLayer);
           of_row.emplace_back(static_cast<int32_t>(i), is_count ? -static_cast<int64_t>(active) : 0);
         }
@@ -96,16 +97,16 @@ class LinearBackward {
         kernels_(SelectRowKernels(Dtype::kFloat32)),
         linear_(SelectLinearKernels()),
         threads_(ThreadsOf(layer)),
-        scale_(batch_.rows),
+        scale_(batch_.labels.rows),
         workers_(threads_) {
-    for (int64_t row = 0; row < batch_.rows; ++row) scale_[row] = scale(row);
+    for (int64_t row = 0; row < batch_.labels.rows; ++row) scale_[row] = scale(row);
   }
 
   void Run() {
-    const int64_t size = layer_.features;
-    features_ = features32_.Load(layer_.input, 0, batch_.rows * size);
+    const int64_t size = layer_.num_features;
+    features_ = features32_.Load(layer_.features, 0, batch_.labels.rows * size);
     if (WantsWeight()) ScaleFeatures();
-    if (WantsFeatures()) sums_.assign(work_.ranges * batch_.rows * size, 0);
+    if (WantsFeatures()) sums_.assign(work_.ranges * batch_.labels.rows * size, 0);
     const bool is_packed = layout_.SavedAs() == SavedLayout::Mode::kPacked;
     if (!is_packed) PrepareRows();
     if (!WantsWeight()) {
@@ -113,7 +114,8 @@ class LinearBackward {
     } else if (is_packed && !WantsFeatures()) {
       RunByClasses();
     } else {
-      Parallel(threads_, work_.ranges, [&](int worker, int64_t range) { RunRange(worker, range, 0, batch_.rows); });
+      Parallel(threads_, work_.ranges,
+               [&](int worker, int64_t range) { RunRange(worker, range, 0, batch_.labels.rows); });
     }
     if (WantsFeatures()) FinishFeatures();
   }
@@ -137,10 +139,10 @@ class LinearBackward {
   bool WantsFeatures() const { return gradients_.features.data != nullptr; }
 
   void ScaleFeatures() {
-    const int64_t size = layer_.features;
-    scaled_.resize(batch_.rows * size);
+    const int64_t size = layer_.num_features;
+    scaled_.resize(batch_.labels.rows * size);
     float check = 0;
-    for (int64_t row = 0; row < batch_.rows; ++row) {
+    for (int64_t row = 0; row < batch_.labels.rows; ++row) {
       for (int64_t d = 0; d < size; ++d) {
         const auto value = static_cast<float>(scale_[row] * features_[row * size + d]);
         scaled_[row * size + d] = value;
@@ -156,8 +158,8 @@ class LinearBackward {
     bool any = false;
     for (int64_t cell = 0; cell < layout_.Cells(); ++cell) any = any || cells_[cell].offset < 0;
     if (!any) return;
-    rows_.resize(batch_.rows);
-    Parallel(threads_, batch_.rows, [&](int, int64_t row) {
+    rows_.resize(batch_.labels.rows);
+    Parallel(threads_, batch_.labels.rows, [&](int, int64_t row) {
       if (!targets_.HasNan(row)) kernels_.prepare_gradient(batch_, row, 1, &rows_[row]);
     });
   }
@@ -165,30 +167,30 @@ class LinearBackward {
   // All of a range, or some of its rows.
   void RunRange(int worker, int64_t range, int64_t first_row, int64_t last_row) {
     for (int64_t first = work_.RangeBegin(range); first < work_.RangeBegin(range + 1); first += kTile) {
-      RunClasses(worker, range, first, std::min(kTile, batch_.classes - first), first_row, last_row);
+      RunClasses(worker, range, first, std::min(kTile, batch_.scores.classes - first), first_row, last_row);
     }
   }
 
   void RunByParts() {
     Parallel(threads_, work_.Parts(), [&](int worker, int64_t part) {
       const int64_t begin = part % work_.row_parts * work_.part_rows;
-      RunRange(worker, part / work_.row_parts, begin, std::min(begin + work_.part_rows, batch_.rows));
+      RunRange(worker, part / work_.row_parts, begin, std::min(begin + work_.part_rows, batch_.labels.rows));
     });
   }
 
   // The gradient of the weight alone can be divided further.
   void RunByClasses() {
     const int64_t classes = work_.row_parts > 1 ? 2 * kPackedGroup : kTile;
-    Parallel(threads_, (batch_.classes + classes - 1) / classes, [&](int worker, int64_t index) {
+    Parallel(threads_, (batch_.scores.classes + classes - 1) / classes, [&](int worker, int64_t index) {
       const int64_t first = index * classes;
-      RunClasses(worker, 0, first, std::min(classes, batch_.classes - first), 0, batch_.rows);
+      RunClasses(worker, 0, first, std::min(classes, batch_.scores.classes - first), 0, batch_.labels.rows);
     });
   }
 
   void RunClasses(int worker, int64_t range, int64_t first_class, int64_t classes, int64_t first_row,
                   int64_t last_row) {
     Worker &own = workers_[worker];
-    const int64_t size = layer_.features, begin = first_class * size, count = classes * size;
+    const int64_t size = layer_.num_features, begin = first_class * size, count = classes * size;
     float *grad_weight = WantsWeight() ? own.weight.Place(gradients_.weight, begin, count) : nullptr;
     if (WantsWeight()) own.bias.assign(classes, 0);
     for (int64_t row = first_row; row < last_row;) {
@@ -198,7 +200,7 @@ class LinearBackward {
       is_sparse ? LoadTerms(piece, &own) : LoadMatrix(piece, &own);
       if (WantsFeatures()) {
         const float *weight = own.scores.LoadWeight(layer_, first_class, classes);
-        float *sums = sums_.data() + (range * batch_.rows + row) * size;
+        float *sums = sums_.data() + (range * batch_.labels.rows + row) * size;
         is_sparse ? AddFeatures(piece, own, weight, sums) : MultiplyFeatures(piece, own, weight, sums);
       }
       if (WantsWeight()) {
@@ -207,7 +209,7 @@ class LinearBackward {
       row = end;
     }
     if (!WantsWeight()) return;
-    if (batch_.rows == 0) std::fill_n(grad_weight, count, 0.0f);
+    if (batch_.labels.rows == 0) std::fill_n(grad_weight, count, 0.0f);
     own.weight.Round(gradients_.weight, begin);
     for (int64_t i = 0; i < classes; ++i) gradients_.bias.Set(first_class + i, own.bias[i]);
   }
@@ -231,7 +233,7 @@ class LinearBackward {
       is_valid = is_valid && cell.active >= 0;
       active += cell.active;
     });
-    const int64_t classes = std::min(kTile, batch_.classes - piece.block * kTile);
+    const int64_t classes = std::min(kTile, batch_.scores.classes - piece.block * kTile);
     return is_valid && active <= piece.rows * classes / kSparse;
   }
 
@@ -276,7 +278,7 @@ class LinearBackward {
     const int64_t units = layout_.RoomUnits(piece.block, begin), entry_units = layout_.EntryUnits();
     const auto *room = reinterpret_cast<const uint16_t *>(data_ + layout_.RoomOffset(part, piece.block, begin));
     const int64_t first_row = begin / layout_.CellRows() * layout_.CellRows();
-    const int64_t rows = std::min(layout_.CellRows(), batch_.rows - first_row);
+    const int64_t rows = std::min(layout_.CellRows(), batch_.labels.rows - first_row);
     int64_t at = offset + rows;
     if (at > units) FailSaved();
     const auto first = static_cast<int32_t>(piece.InBlock()), classes = static_cast<int32_t>(piece.classes);
@@ -382,21 +384,21 @@ class LinearBackward {
     for (int64_t i = 0; i < piece.rows; ++i) {
       const int64_t end = own.row_ends[i];
       if (end > begin) {
-        linear_.sum_terms(own.terms.data() + begin, end - begin, weight, layer_.features, true,
-                          sums + i * layer_.features);
+        linear_.sum_terms(own.terms.data() + begin, end - begin, weight, layer_.num_features, true,
+                          sums + i * layer_.num_features);
       }
       begin = end;
     }
   }
 
   void MultiplyFeatures(const Piece &piece, const Worker &own, const float *weight, float *sums) const {
-    Multiply({own.matrix.data(), own.stride}, {weight, layer_.features}, piece.rows, layer_.features, piece.classes,
-             true, sums, layer_.features);
+    Multiply({own.matrix.data(), own.stride}, {weight, layer_.num_features}, piece.rows, layer_.num_features,
+             piece.classes, true, sums, layer_.num_features);
   }
 
   // Sorts the terms by class, so that the gradient of each class is written once.
   void AddWeight(const Piece &piece, bool add, Worker *own, float *grad_weight) const {
-    const int64_t size = layer_.features, count = own->row_ends[piece.rows - 1];
+    const int64_t size = layer_.num_features, count = own->row_ends[piece.rows - 1];
     own->class_ends.resize(piece.classes);
     if (static_cast<int64_t>(own->by_class.size()) < count) own->by_class.resize(count);
     linear_.transpose(own->terms.data(), own->row_ends.data(), piece.rows, piece.first_row, piece.classes,
@@ -412,7 +414,7 @@ class LinearBackward {
   }
 
   void MultiplyWeight(const Piece &piece, bool add, Worker *own, float *grad_weight) const {
-    const int64_t size = layer_.features;
+    const int64_t size = layer_.num_features;
     Multiply({own->matrix.data(), own->stride, true}, {scaled_.data() + piece.first_row * size, size}, piece.classes,
              size, piece.rows, add, grad_weight, size);
     for (int64_t i = 0; i < piece.rows; ++i) {
@@ -422,8 +424,8 @@ class LinearBackward {
   }
 
   void FinishFeatures() {
-    const int64_t size = layer_.features, all = batch_.rows * size;
-    Parallel(threads_, batch_.rows, [&](int, int64_t row) {
+    const int64_t size = layer_.num_features, all = batch_.labels.rows * size;
+    Parallel(threads_, batch_.labels.rows, [&](int, int64_t row) {
       std::vector<double> sums(size);
       for (int64_t range = 0; range < work_.ranges; ++range) {
         linear_.add_scaled(sums_.data() + range * all + row * size, size, 1, sums.data());

@@ -40,16 +40,18 @@ Layer ReadLayer(const Arguments &arguments, const Names &names) {
   }
   Batch &batch = layer.batch;
   batch = ReadBatch(arguments, names);
-  layer.features = batch.classes;
-  if (weight[0] > kMostClassesOfLayer || layer.features > std::numeric_limits<int32_t>::max() ||
-      batch.rows > std::numeric_limits<int32_t>::max()) {
+  layer.num_features = batch.scores.classes;
+  if (weight[0] > kMostClassesOfLayer || layer.num_features > std::numeric_limits<int32_t>::max() ||
+      batch.labels.rows > std::numeric_limits<int32_t>::max()) {
     arguments.Fail("'features' or 'weight' is too large: shapes " + arguments.ShapeName(0) + " and " +
                    arguments.ShapeName(2) + ".");
   }
-  batch.classes = batch.all_classes = weight[0];
-  layer.input = {batch.dtype, const_cast<void *>(batch.input)};
-  layer.weight = ReadElements(arguments, 2, "weight", batch.classes * layer.features);
-  layer.bias = ReadElements(arguments, 3, "bias", batch.classes);
+  batch.scores.classes = batch.labels.num_classes = weight[0];
+  layer.features = {batch.scores.dtype, const_cast<void *>(batch.scores.data)};
+  batch.scores.dtype = Dtype::kFloat32;
+  batch.scores.data = nullptr;
+  layer.weight = ReadElements(arguments, 2, "weight", batch.scores.classes * layer.num_features);
+  layer.bias = ReadElements(arguments, 3, "bias", batch.scores.classes);
   if (!HasGemm()) arguments.Fail("no matrix product was set.");
   return layer;
 }
@@ -73,32 +75,34 @@ int64_t SavedSize(int64_t rows, int64_t classes, int64_t features, int64_t num_l
 }
 
 int ThreadsOf(const Layer &layer) {
-  return UsefulThreads(layer.batch.rows * layer.batch.classes / 8 * (8 + layer.features));
+  return UsefulThreads(layer.batch.labels.rows * layer.batch.scores.classes / 8 * (8 + layer.num_features));
 }
 
 void ComputeTargetScores(const Layer &layer, float *target_scores) {
   const Batch &batch = layer.batch;
   const LinearKernels &kernels = SelectLinearKernels();
-  std::fill_n(target_scores, batch.rows * batch.num_labels, 0.0f);
-  const int threads = UsefulThreads(batch.rows * std::min(batch.num_labels, batch.classes) * layer.features);
+  std::fill_n(target_scores, batch.labels.rows * batch.labels.num_labels, 0.0f);
+  const int threads =
+      UsefulThreads(batch.labels.rows * std::min(batch.labels.num_labels, batch.scores.classes) * layer.num_features);
   struct Copies {
     Floats32 features, weight, bias;
   };
   std::vector<Copies> copies(threads);
-  Parallel(threads, batch.rows, [&](int worker, int64_t row) {
+  Parallel(threads, batch.labels.rows, [&](int worker, int64_t row) {
     Copies &own = copies[worker];
     const float *features = nullptr;
     ForEachTarget(batch, row, [&](int64_t j, int64_t i) {
-      if (features == nullptr) features = own.features.Load(layer.input, row * layer.features, layer.features);
-      const float *weight = own.weight.Load(layer.weight, i * layer.features, layer.features);
-      const double score = *own.bias.Load(layer.bias, i, 1) + kernels.dot(features, weight, layer.features);
-      target_scores[row * batch.num_labels + j] = static_cast<float>(score);
+      if (features == nullptr)
+        features = own.features.Load(layer.features, row * layer.num_features, layer.num_features);
+      const float *weight = own.weight.Load(layer.weight, i * layer.num_features, layer.num_features);
+      const double score = *own.bias.Load(layer.bias, i, 1) + kernels.dot(features, weight, layer.num_features);
+      target_scores[row * batch.labels.num_labels + j] = static_cast<float>(score);
     });
   });
 }
 
 const float *BlockScores::LoadWeight(const Layer &layer, int64_t first_class, int64_t classes) {
-  return weight_.Load(layer.weight, first_class * layer.features, classes * layer.features);
+  return weight_.Load(layer.weight, first_class * layer.num_features, classes * layer.num_features);
 }
 
 void BlockScores::Compute(const Layer &layer, const float *features, int64_t first_class, int64_t classes,
@@ -108,13 +112,12 @@ void BlockScores::Compute(const Layer &layer, const float *features, int64_t fir
   const float *weight = LoadWeight(layer, first_class, classes);
   const float *bias = bias_.Load(layer.bias, first_class, classes);
   for (int64_t row = 0; row < rows; ++row) std::copy_n(bias, classes, scores_.data() + row * stride);
-  Multiply({features + first_row * layer.features, layer.features}, {weight, layer.features, true}, rows, classes,
-           layer.features, true, scores_.data(), stride);
+  Multiply({features + first_row * layer.num_features, layer.num_features}, {weight, layer.num_features, true}, rows,
+           classes, layer.num_features, true, scores_.data(), stride);
   view_ = layer.batch;
-  view_.dtype = Dtype::kFloat32;
-  view_.input = scores_.data();
-  view_.stride = stride;
-  view_.origin = first_row * stride + first_class;
+  view_.scores.data = scores_.data();
+  view_.scores.stride = stride;
+  view_.scores.origin = first_row * stride + first_class;
   tiles_ = {first_class / kTile, NumTiles(first_class + classes)};
   first_row_ = first_row;
 }
@@ -214,15 +217,15 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
   auto *cells = reinterpret_cast<Cell *>(saved);
   std::fill_n(cells, layout.Cells(), Cell{0, Cell::kNotSaved});
   Floats32 copy;
-  const float *features = copy.Load(layer.input, 0, batch.rows * layer.features);
-  std::vector<Row> rows(batch.rows), rows_of_gradient(batch.rows);
-  Parallel(threads, batch.rows, [&](int, int64_t row) {
+  const float *features = copy.Load(layer.features, 0, batch.labels.rows * layer.num_features);
+  std::vector<Row> rows(batch.labels.rows), rows_of_gradient(batch.labels.rows);
+  Parallel(threads, batch.labels.rows, [&](int, int64_t row) {
     kernels.prepare_loss(batch, row, &rows[row]);
     kernels.prepare_gradient(batch, row, 1, &rows_of_gradient[row]);
   });
-  std::vector<double> sums(work.ranges * batch.rows);
-  std::vector<int64_t> active(batch.rows * batch.num_labels);
-  std::vector<char> has_nan(batch.rows);
+  std::vector<double> sums(work.ranges * batch.labels.rows);
+  std::vector<int64_t> active(batch.labels.rows * batch.labels.num_labels);
+  std::vector<char> has_nan(batch.labels.rows);
   struct Worker {
     BlockScores scores;
     std::vector<Counts> counts;
@@ -231,14 +234,14 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
   Parallel(threads, work.Parts(), [&](int worker, int64_t part) {
     Worker &own = workers[worker];
     const int64_t range = part / work.row_parts, part_begin = part % work.row_parts * work.part_rows;
-    const int64_t part_end = std::min(part_begin + work.part_rows, batch.rows);
+    const int64_t part_end = std::min(part_begin + work.part_rows, batch.labels.rows);
     Saver saver(layout, part, saved);
     own.counts.resize(part_end - part_begin);
     for (int64_t row = part_begin; row < part_end; ++row) {
       kernels.start_counts(batch, rows_of_gradient[row], &own.counts[row - part_begin]);
     }
     for (int64_t first_class = work.RangeBegin(range); first_class < work.RangeBegin(range + 1); first_class += kTile) {
-      const int64_t block = first_class / kTile, classes = std::min(kTile, batch.classes - first_class);
+      const int64_t block = first_class / kTile, classes = std::min(kTile, batch.scores.classes - first_class);
       const int64_t width = SavedLayout::Padded(classes);
       for (int64_t begin = part_begin; begin < part_end;) {
         const int64_t end = std::min((begin / layout.CellRows() + 1) * layout.CellRows(), part_end);
@@ -248,7 +251,7 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
         saver.StartCell(block, classes, begin, end - begin);
         for (int64_t row = begin; row < end; ++row) {
           const PartialSum sum = kernels.sum_tiles(view, rows[row], tiles);
-          sums[range * batch.rows + row] += kernels.finish_sum(view, rows[row], tiles, sum);
+          sums[range * batch.labels.rows + row] += kernels.finish_sum(view, rows[row], tiles, sum);
           Counts *counts = &own.counts[row - part_begin];
           bool found_nan;
           if (saves) {
@@ -269,14 +272,14 @@ void ForwardPass(const Layer &layer, double *row_sums, float *active_classes, in
     for (int64_t row = part_begin; row < part_end; ++row) {
       const std::vector<int64_t> of_row = kernels.active_classes(rows_of_gradient[row], own.counts[row - part_begin]);
       for (size_t j = 0; j < rows[row].targets.size(); ++j) {
-        __atomic_fetch_add(&active[row * batch.num_labels + j], of_row[j], __ATOMIC_RELAXED);
+        __atomic_fetch_add(&active[row * batch.labels.num_labels + j], of_row[j], __ATOMIC_RELAXED);
       }
     }
   });
-  for (int64_t row = 0; row < batch.rows; ++row) {
+  for (int64_t row = 0; row < batch.labels.rows; ++row) {
     row_sums[row] = 0;
-    for (int64_t range = 0; range < work.ranges; ++range) row_sums[row] += sums[range * batch.rows + row];
-    for (int64_t j = row * batch.num_labels; j < (row + 1) * batch.num_labels; ++j) {
+    for (int64_t range = 0; range < work.ranges; ++range) row_sums[row] += sums[range * batch.labels.rows + row];
+    for (int64_t j = row * batch.labels.num_labels; j < (row + 1) * batch.labels.num_labels; ++j) {
       active_classes[j] = has_nan[row] != 0 ? NAN : static_cast<float>(active[j]);
     }
   }

@@ -24,7 +24,7 @@ struct ShardedCall {
     Batch &batch = layer.batch;
     place = ReadPlace(arguments, kPlace, batch);
     if (last >= kHeader) ReadHeader(arguments, kHeader, place, &batch);
-    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch);
+    if (last >= kTargetScores) ReadTargetScores(arguments, kTargetScores, &batch.labels);
   }
 
   int32_t *Saved(int index) const {
@@ -42,20 +42,21 @@ void Header(const Arguments &arguments) {
   const Layer &layer = call.layer;
   const Batch &batch = layer.batch;
   Checksum checksum;
-  for (int64_t size : {batch.rows, batch.num_labels, layer.features, static_cast<int64_t>(batch.dtype)}) {
+  for (int64_t size :
+       {batch.labels.rows, batch.labels.num_labels, layer.num_features, static_cast<int64_t>(layer.features.dtype)}) {
     checksum.Add(size);
   }
-  checksum.Add(batch.target, batch.rows * batch.num_labels * static_cast<int64_t>(sizeof(int32_t)));
-  checksum.Add(layer.input.data, batch.rows * layer.features * layer.input.Size());
+  checksum.Add(batch.labels.data, batch.labels.rows * batch.labels.num_labels * static_cast<int64_t>(sizeof(int32_t)));
+  checksum.Add(layer.features.data, batch.labels.rows * layer.num_features * layer.features.Size());
   void *header = arguments.Read(call.output, "header", "float32", HeaderSize(call.place.ranks));
-  WriteHeader(call.place, batch.classes, checksum.Value(), static_cast<float *>(header));
+  WriteHeader(call.place, batch.scores.classes, checksum.Value(), static_cast<float *>(header));
 }
 
 void TargetScores(const Arguments &arguments) {
   const auto read_place = [&] { ReadPlace(arguments, ShardedCall::kPlace, ReadLayer(arguments, kOfLayer).batch); };
   if (!arguments.RunAfterReport(ShardedCall::kHeader + 1, read_place)) return;
   const ShardedCall call(arguments, ShardedCall::kHeader, 1);
-  const int64_t size = call.layer.batch.rows * call.layer.batch.num_labels;
+  const int64_t size = call.layer.batch.labels.rows * call.layer.batch.labels.num_labels;
   auto *scores = static_cast<float *>(arguments.Read(call.output, "target scores", "float32", size));
   InStandardFloatingPoint([&] { ComputeTargetScores(call.layer, scores); });
 }
@@ -63,34 +64,35 @@ void TargetScores(const Arguments &arguments) {
 void WritePartial(const Arguments &arguments) {
   const ShardedCall call(arguments, ShardedCall::kTargetScores, 2);
   const Batch &batch = call.layer.batch;
-  const Partial<float> partial(arguments, call.output, call.place, batch);
+  const Partial<float> partial(arguments, call.output, call.place, batch.labels);
   int32_t *saved = call.Saved(call.output + 1);
   InStandardFloatingPoint([&] {
-    std::vector<double> sums(batch.rows);
+    std::vector<double> sums(batch.labels.rows);
     ForwardPass(call.layer, sums.data(), partial.counts, saved);
-    WriteParts(call.place, batch, sums, partial);
+    WriteParts(call.place, batch.labels, sums, partial);
   });
 }
 
 void Loss(const Arguments &arguments, Reduction reduction) {
   const ShardedCall call(arguments, ShardedCall::kSaved, 1);
   const Batch &batch = call.layer.batch;
-  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch);
+  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch.labels);
   call.Saved(ShardedCall::kSaved);  // which the gradient needs
-  void *loss = arguments.Read(call.output, "loss", LossSize(batch, reduction));
-  InStandardFloatingPoint([&] { Reduce(RowLosses(call.place, batch, partial), batch.dtype, reduction, loss); });
+  void *loss = arguments.Read(call.output, "loss", LossSize(batch.labels, reduction));
+  InStandardFloatingPoint([&] { Reduce(RowLosses(partial), call.layer.features.dtype, reduction, loss); });
 }
 
 void WriteGradients(const Arguments &arguments, Reduction reduction) {
   const ShardedCall call(arguments, ShardedCall::kDout, 3);
   const Layer &layer = call.layer;
   const Batch &batch = layer.batch;
-  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch);
-  const Scale scale(batch, reduction, arguments.Read(ShardedCall::kDout, "dout", LossSize(batch, reduction)));
+  const Partial<const float> partial(arguments, ShardedCall::kPartial, call.place, batch.labels);
+  const Scale scale(batch.labels, layer.features.dtype, reduction,
+                    arguments.Read(ShardedCall::kDout, "dout", LossSize(batch.labels, reduction)));
   const LinearGradients gradients = {
-      ReadGradient(arguments, call.output, layer.input, batch.rows * layer.features),
-      ReadGradient(arguments, call.output + 1, layer.weight, batch.classes * layer.features),
-      ReadGradient(arguments, call.output + 2, layer.bias, batch.classes),
+      ReadGradient(arguments, call.output, layer.features, batch.labels.rows * layer.num_features),
+      ReadGradient(arguments, call.output + 1, layer.weight, batch.scores.classes * layer.num_features),
+      ReadGradient(arguments, call.output + 2, layer.bias, batch.scores.classes),
   };
   const int32_t *saved = call.Saved(ShardedCall::kSaved);
   InStandardFloatingPoint([&] { BackwardPass(layer, partial.counts, saved, scale, gradients); });

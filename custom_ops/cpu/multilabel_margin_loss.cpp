@@ -16,11 +16,11 @@ namespace mlml {
 int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *) {
   arguments.Expect(3);
   const Batch batch = ReadBatch(arguments, names);
-  void *loss = arguments.Read(2, "loss", LossSize(batch, reduction));
+  void *loss = arguments.Read(2, "loss", LossSize(batch.labels, reduction));
   InStandardFloatingPoint([&] {
     std::vector<double> losses = RowSums(batch);
-    for (double &of_row : losses) of_row /= static_cast<double>(batch.classes);
-    Reduce(losses, batch.dtype, reduction, loss);
+    for (double &of_row : losses) of_row /= static_cast<double>(batch.scores.classes);
+    Reduce(losses, batch.scores.dtype, reduction, loss);
   });
   return 0;
 }
@@ -28,12 +28,13 @@ int Forward(const Arguments &arguments, const Names &names, Reduction reduction,
 int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *) {
   arguments.Expect(4);
   const Batch batch = ReadBatch(arguments, names);
-  const Scale scale(batch, reduction, arguments.Read(2, "dout", LossSize(batch, reduction)));
-  void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
+  const Scale scale(batch.labels, batch.scores.dtype, reduction,
+                    arguments.Read(2, "dout", LossSize(batch.labels, reduction)));
+  void *gradient = arguments.Read(3, "gradient", batch.labels.rows * batch.scores.classes);
   InStandardFloatingPoint([&] {
-    const RowKernels &kernels = SelectRowKernels(batch.dtype);
+    const RowKernels &kernels = SelectRowKernels(batch.scores.dtype);
     Gradient(batch, scale, gradient, [&](const Row &row, bool has_nan, const Counts &counts) {
-      const Tiles all = {0, NumTiles(batch.classes)};
+      const Tiles all = {0, NumTiles(batch.scores.classes)};
       kernels.finish_gradient(batch, row, all, has_nan, kernels.active_classes(row, counts).data(), gradient);
     });
   });

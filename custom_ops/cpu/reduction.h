@@ -8,8 +8,8 @@
 
 namespace mlml {
 
-inline int64_t LossSize(const Batch &batch, Reduction reduction) {
-  return reduction == Reduction::kNone ? batch.rows : 1;
+inline int64_t LossSize(const Labels &labels, Reduction reduction) {
+  return reduction == Reduction::kNone ? labels.rows : 1;
 }
 
 template <class T>
@@ -32,10 +32,10 @@ inline void Reduce(const std::vector<double> &losses, Dtype dtype, Reduction red
 // The gradient of an active pair of a row, given dout.
 class Scale {
  public:
-  Scale(const Batch &batch, Reduction reduction, const void *dout)
-      : dtype_(batch.dtype),
+  Scale(const Labels &labels, Dtype dtype, Reduction reduction, const void *dout)
+      : dtype_(dtype),
         by_row_(reduction == Reduction::kNone),
-        divisor_(GradientDivisor(reduction, batch.rows, batch.all_classes)),
+        divisor_(GradientDivisor(reduction, labels.rows, labels.num_classes)),
         dout_(dout) {}
 
   double operator()(int64_t row) const {

@@ -58,7 +58,7 @@ void PrepareGradient(const Batch &batch, int64_t index, double scale, Row *row) 
   if (!PrepareTargets<T>(batch, index, row)) return;
   row->scale = scale;
   const auto count = static_cast<int64_t>(row->targets.size());
-  PrepareRanks(batch.classes, row);
+  PrepareRanks(batch.scores.classes, row);
   const bool merged = row->method == Method::kBuckets;
   const int64_t ranks = (merged ? row->sorted_count : count) + 1;
   row->value.resize((ranks + kLanes - 1) / kLanes * kLanes);
@@ -78,7 +78,7 @@ void StartCounts(const Batch &batch, const Row &row, Counts *counts) {
   // Counting apart per lane keeps increments of the same counter from waiting for each other. With many ranks they are
   // rarely the same, and the cache matters more; with few classes, making room does.
   const auto ranks = static_cast<int64_t>(row.targets.size()) + 1;
-  const bool apart = ranks <= 1024 && ranks * 8 <= batch.classes;
+  const bool apart = ranks <= 1024 && ranks * 8 <= batch.scores.classes;
   counts->log2_ways = row.method == Method::kDirect ? kLog2Lanes : apart ? 3 : 0;
   counts->counts.assign(ranks << counts->log2_ways, 0);
 }
@@ -196,10 +196,10 @@ void WriteClasses(const Batch &batch, const Row &row, Tiles tiles, const RankMet
                });
   };
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    const int64_t count = std::min(kTile, batch.classes - tile * kTile), place = (tile - tiles.begin) * kTile;
+    const int64_t count = std::min(kTile, batch.scores.classes - tile * kTile), place = (tile - tiles.begin) * kTile;
     Value padded[kTile];
     Value *to = output != nullptr && count % kGroup == 0 ? output + place : padded;
-    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, false, [&](const auto &scores) {
+    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.scores.classes, row, tile, false, [&](const auto &scores) {
       TakeOrSift<RankMethod::kSifts>(
           scores, row, place, &sifted,
           [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, to + i); },
@@ -215,7 +215,7 @@ void WriteClasses(const Batch &batch, const Row &row, Tiles tiles, const RankMet
 
 template <class T, class Output>
 bool WriteTiles(const Batch &batch, const Row &row, Tiles tiles, Counts *counts, typename Output::Value *output) {
-  const int64_t begin = tiles.begin * kTile, count = std::min(tiles.end * kTile, batch.classes) - begin;
+  const int64_t begin = tiles.begin * kTile, count = std::min(tiles.end * kTile, batch.scores.classes) - begin;
   if (row.targets.empty()) {
     if (output != nullptr) std::memset(output, 0, count * sizeof(*output));
     return false;
@@ -260,7 +260,7 @@ void FinishGradient(const Batch &batch, const Row &row, Tiles tiles, bool has_na
   const int64_t first = tiles.begin * kTile;
   T *output = GradientFrom<T>(batch, row, first, gradient);
   if (has_nan) {
-    std::fill_n(output, std::min(tiles.end * kTile, batch.classes) - first, FromDouble<T>(NAN));
+    std::fill_n(output, std::min(tiles.end * kTile, batch.scores.classes) - first, FromDouble<T>(NAN));
     return;
   }
   int64_t total[kTile] = {};  // per class of a tile: a class may be a target more than once

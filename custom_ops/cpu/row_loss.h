@@ -17,8 +17,8 @@ template <class T>
 void PrepareLoss(const Batch &batch, int64_t index, Row *row) {
   if (!PrepareTargets<T>(batch, index, row)) return;
   const auto count = static_cast<int64_t>(row->targets.size());
-  if (HasFewPairs(count, batch.all_classes)) return;
-  PrepareHinges(batch.classes, row);
+  if (HasFewPairs(count, batch.labels.num_classes)) return;
+  PrepareHinges(batch.scores.classes, row);
 }
 
 // Each term of the loss is rounded to float32, as documented, and added in double.
@@ -57,7 +57,7 @@ void SumHinges(const Batch &batch, const Row &row, Tiles tiles, bool clamp, cons
                [&](const Floats(&scores)[kVectors], const int32_t *, int64_t) MLML_INLINE_LAMBDA { add(scores); });
   };
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, clamp, [&](const auto &scores) {
+    WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.scores.classes, row, tile, clamp, [&](const auto &scores) {
       TakeOrSift<HingeMethod::kSifts>(
           scores, row, 0, &sifted, [&](int64_t, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { add(group); },
           [](int64_t) {});
@@ -71,8 +71,8 @@ void SumHinges(const Batch &batch, const Row &row, Tiles tiles, bool clamp, cons
 template <class T>
 double SumScores(const Batch &batch, const Row &row, Tiles tiles, bool clamp) {
   DoubleSum sum;
-  if (HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.all_classes)) {
-    WithTile(ScoresFrom<T>(batch, row, 0), batch.classes, row, 0, clamp,
+  if (HasFewPairs(static_cast<int64_t>(row.targets.size()), batch.labels.num_classes)) {
+    WithTile(ScoresFrom<T>(batch, row, 0), batch.scores.classes, row, 0, clamp,
              [&](const auto &scores) { SumTerms(scores, row, &sum); });
   } else {
     WithHinges(row, [&](const auto method) { SumHinges<T>(batch, row, tiles, clamp, method, &sum); });
@@ -84,7 +84,7 @@ template <class T>
 int FindFlags(const Batch &batch, const Row &row, Tiles tiles) {
   int flags = 0;
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    const int64_t begin = tile * kTile, count = std::min(kTile, batch.classes - begin);
+    const int64_t begin = tile * kTile, count = std::min(kTile, batch.scores.classes - begin);
     const T *scores = ScoresFrom<T>(batch, row, begin);
     bool is_target[kTile] = {};
     for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
@@ -113,8 +113,8 @@ double SumInDouble(const Batch &batch, const Row &row, Tiles tiles) {
   double sum = 0;
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     float scores[kTile];
-    LoadTile(ScoresFrom<T>(batch, row, tile * kTile), batch.classes, row, tile, scores);
-    const int64_t count = std::min(kTile, batch.classes - tile * kTile);
+    LoadTile(ScoresFrom<T>(batch, row, tile * kTile), batch.scores.classes, row, tile, scores);
+    const int64_t count = std::min(kTile, batch.scores.classes - tile * kTile);
     for (size_t j = 0; j < row.targets.size(); ++j) {
       const double margin = 1.0 - TargetScore<T>(batch, row, static_cast<int64_t>(j));
       for (int64_t i = 0; i < count; ++i) sum += std::max(0.0, margin + scores[i]);

@@ -24,46 +24,47 @@ int64_t TileBegin(const Row &row, int64_t tile) { return tile == 0 ? 0 : row.til
 // Where the scores of a class and of those behind it lie.
 template <class T>
 const T *ScoresFrom(const Batch &batch, const Row &row, int64_t i) {
-  return static_cast<const T *>(batch.input) + (row.index * batch.stride + i - batch.origin);
+  return static_cast<const T *>(batch.scores.data) + (row.index * batch.scores.stride + i - batch.scores.origin);
 }
 
 // The same for gradients, whose layout is that of the scores.
 template <class T>
 T *GradientFrom(const Batch &batch, const Row &row, int64_t i, void *gradient) {
-  return static_cast<T *>(gradient) + (row.index * batch.stride + i - batch.origin);
+  return static_cast<T *>(gradient) + (row.index * batch.scores.stride + i - batch.scores.origin);
 }
 
 template <class T>
 float TargetScore(const Batch &batch, const Row &row, int64_t j) {
-  if (batch.target_scores != nullptr) return batch.target_scores[row.index * batch.num_labels + j];
+  if (batch.labels.scores != nullptr) return batch.labels.scores[row.index * batch.labels.num_labels + j];
   return ToFloat(*ScoresFrom<T>(batch, row, row.targets[j]));
 }
 
 void ReadTargets(const Batch &batch, int64_t index, Row *row) {
-  const int32_t *labels = batch.target + index * batch.num_labels;
-  const auto last = static_cast<int32_t>(std::min<int64_t>(batch.all_classes, std::numeric_limits<int32_t>::max()) - 1);
+  const int32_t *labels = batch.labels.data + index * batch.labels.num_labels;
+  const auto last =
+      static_cast<int32_t>(std::min<int64_t>(batch.labels.num_classes, std::numeric_limits<int32_t>::max()) - 1);
   const auto all_classes = [=](Ints vector) { return !AnyNegative((vector < 0) | (vector > last)); };
   int64_t count = 0;
-  while (count + kLanes <= batch.num_labels && all_classes(Load(labels + count))) count += kLanes;
-  for (; count < batch.num_labels && labels[count] >= 0; ++count) {
-    if (labels[count] >= batch.all_classes) FailTarget(batch, index, count, labels[count]);
+  while (count + kLanes <= batch.labels.num_labels && all_classes(Load(labels + count))) count += kLanes;
+  for (; count < batch.labels.num_labels && labels[count] >= 0; ++count) {
+    if (labels[count] >= batch.labels.num_classes) FailTarget(batch.labels, index, count, labels[count]);
   }
   row->index = index;
   row->targets.assign(labels, labels + count);
-  if (batch.first_class == 0) return;
-  for (int32_t &target : row->targets) target -= static_cast<int32_t>(batch.first_class);
+  if (batch.scores.first_class == 0) return;
+  for (int32_t &target : row->targets) target -= static_cast<int32_t>(batch.scores.first_class);
 }
 
 void GroupByTile(const Batch &batch, Row *row) {
   const auto count = static_cast<int64_t>(row->targets.size());
   row->by_tile.resize(count);
-  if (batch.classes == batch.all_classes && batch.classes <= kTile) {
+  if (batch.scores.classes == batch.labels.num_classes && batch.scores.classes <= kTile) {
     row->tile_ends.assign(1, count);
     std::iota(row->by_tile.begin(), row->by_tile.end(), 0);
     return;
   }
-  row->tile_ends.assign(NumTiles(batch.classes), 0);
-  const auto is_in_input = [&](int32_t target) { return target >= 0 && target < batch.classes; };
+  row->tile_ends.assign(NumTiles(batch.scores.classes), 0);
+  const auto is_in_input = [&](int32_t target) { return target >= 0 && target < batch.scores.classes; };
   for (int32_t target : row->targets) {
     if (is_in_input(target)) ++row->tile_ends[target / kTile];
   }
@@ -116,8 +117,8 @@ bool PrepareTargets(const Batch &batch, int64_t index, Row *row) {
   ReadTargets(batch, index, row);
   if (row->targets.empty()) return false;
   GroupByTile(batch, row);
-  if (batch.target_scores != nullptr) {
-    const float *scores = batch.target_scores + index * batch.num_labels;
+  if (batch.labels.scores != nullptr) {
+    const float *scores = batch.labels.scores + index * batch.labels.num_labels;
     ComputeThresholds<float>([=](int64_t j) { return scores[j]; }, row);
   } else {
     const T *scores = ScoresFrom<T>(batch, *row, 0);

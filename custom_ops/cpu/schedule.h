@@ -18,15 +18,15 @@ inline int UsefulThreads(int64_t scores) {
 
 // A few long rows are worked on in pieces by all threads; otherwise each row is one thread's.
 inline bool SharesRows(const Batch &batch, int threads) {
-  return threads > 1 && batch.rows < 4 * threads && NumPieces(batch.classes) > 1;
+  return threads > 1 && batch.labels.rows < 4 * threads && NumPieces(batch.scores.classes) > 1;
 }
 
 // The sum of the hinges of each row.
 inline std::vector<double> RowSums(const Batch &batch) {
-  const RowKernels &kernels = SelectRowKernels(batch.dtype);
-  const int threads = UsefulThreads(batch.rows * batch.classes);
-  const int64_t pieces = NumPieces(batch.classes);
-  std::vector<double> row_sums(batch.rows);
+  const RowKernels &kernels = SelectRowKernels(batch.scores.dtype);
+  const int threads = UsefulThreads(batch.labels.rows * batch.scores.classes);
+  const int64_t pieces = NumPieces(batch.scores.classes);
+  std::vector<double> row_sums(batch.labels.rows);
   const auto finish = [&](const Row &row, auto sum_of_piece) {
     PartialSum total = {0, 0};
     for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -34,20 +34,21 @@ inline std::vector<double> RowSums(const Batch &batch) {
       total.sum += sum.sum;
       total.flags |= sum.flags;
     }
-    row_sums[row.index] = kernels.finish_sum(batch, row, {0, NumTiles(batch.classes)}, total);
+    row_sums[row.index] = kernels.finish_sum(batch, row, {0, NumTiles(batch.scores.classes)}, total);
   };
   const auto sum_piece = [&](const Row &row, int64_t piece) {
-    return kernels.sum_tiles(batch, row, Piece(batch.classes, piece));
+    return kernels.sum_tiles(batch, row, Piece(batch.scores.classes, piece));
   };
   if (SharesRows(batch, threads)) {
-    std::vector<Row> rows(batch.rows);
-    std::vector<PartialSum> sums(batch.rows * pieces);
-    Parallel(threads, batch.rows, [&](int, int64_t index) { kernels.prepare_loss(batch, index, &rows[index]); });
-    Parallel(threads, batch.rows * pieces, [&](int, int64_t i) { sums[i] = sum_piece(rows[i / pieces], i % pieces); });
+    std::vector<Row> rows(batch.labels.rows);
+    std::vector<PartialSum> sums(batch.labels.rows * pieces);
+    Parallel(threads, batch.labels.rows, [&](int, int64_t index) { kernels.prepare_loss(batch, index, &rows[index]); });
+    Parallel(threads, batch.labels.rows * pieces,
+             [&](int, int64_t i) { sums[i] = sum_piece(rows[i / pieces], i % pieces); });
     for (const Row &row : rows) finish(row, [&](int64_t piece) { return sums[row.index * pieces + piece]; });
   } else {
     std::vector<Row> workspaces(threads);
-    Parallel(threads, batch.rows, [&](int worker, int64_t index) {
+    Parallel(threads, batch.labels.rows, [&](int worker, int64_t index) {
       Row &row = workspaces[worker];
       kernels.prepare_loss(batch, index, &row);
       finish(row, [&](int64_t piece) { return sum_piece(row, piece); });
@@ -60,16 +61,16 @@ inline std::vector<double> RowSums(const Batch &batch) {
 // for each row. scale_of(row) is the weight of an active pair.
 template <class Scale, class Finish>
 void Gradient(const Batch &batch, const Scale &scale_of, void *gradient, Finish finish) {
-  const RowKernels &kernels = SelectRowKernels(batch.dtype);
-  const int threads = UsefulThreads(batch.rows * batch.classes);
-  const int64_t pieces = NumPieces(batch.classes);
+  const RowKernels &kernels = SelectRowKernels(batch.scores.dtype);
+  const int threads = UsefulThreads(batch.labels.rows * batch.scores.classes);
+  const int64_t pieces = NumPieces(batch.scores.classes);
   const auto write_piece = [&](const Row &row, int64_t piece, Counts *counts) {
-    return kernels.gradient_of_tiles(batch, row, Piece(batch.classes, piece), counts, gradient);
+    return kernels.gradient_of_tiles(batch, row, Piece(batch.scores.classes, piece), counts, gradient);
   };
   std::vector<Counts> counts(threads);
   if (SharesRows(batch, threads)) {
-    std::vector<Row> rows(batch.rows);
-    Parallel(threads, batch.rows,
+    std::vector<Row> rows(batch.labels.rows);
+    Parallel(threads, batch.labels.rows,
              [&](int, int64_t index) { kernels.prepare_gradient(batch, index, scale_of(index), &rows[index]); });
     for (const Row &row : rows) {
       std::vector<char> has_nan(threads, false);
@@ -85,7 +86,7 @@ void Gradient(const Batch &batch, const Scale &scale_of, void *gradient, Finish 
     }
   } else {
     std::vector<Row> workspaces(threads);
-    Parallel(threads, batch.rows, [&](int worker, int64_t index) {
+    Parallel(threads, batch.labels.rows, [&](int worker, int64_t index) {
       Row &row = workspaces[worker];
       kernels.prepare_gradient(batch, index, scale_of(index), &row);
       kernels.start_counts(batch, row, &counts[worker]);

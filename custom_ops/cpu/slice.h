@@ -39,19 +39,19 @@ inline void ReadHeader(const Arguments &arguments, int index, const Place &place
   CheckHeader(arguments, static_cast<const float *>(header), place, batch);
 }
 
-inline void ReadTargetScores(const Arguments &arguments, int index, Batch *batch) {
-  batch->target_scores =
-      static_cast<const float *>(arguments.Read(index, "target scores", "float32", batch->rows * batch->num_labels));
+inline void ReadTargetScores(const Arguments &arguments, int index, Labels *labels) {
+  labels->scores =
+      static_cast<const float *>(arguments.Read(index, "target scores", "float32", labels->rows * labels->num_labels));
 }
 
 // Calls use(j, class of the slice) for each target of the row that is in the slice. Throws if one is no class at all.
 template <class Use>
 void ForEachTarget(const Batch &batch, int64_t row, Use use) {
-  const int32_t *labels = batch.target + row * batch.num_labels;
-  for (int64_t j = 0; j < batch.num_labels && labels[j] >= 0; ++j) {
-    if (labels[j] >= batch.all_classes) FailTarget(batch, row, j, labels[j]);
-    const int64_t i = labels[j] - batch.first_class;
-    if (i >= 0 && i < batch.classes) use(j, i);
+  const int32_t *labels = batch.labels.data + row * batch.labels.num_labels;
+  for (int64_t j = 0; j < batch.labels.num_labels && labels[j] >= 0; ++j) {
+    if (labels[j] >= batch.labels.num_classes) FailTarget(batch.labels, row, j, labels[j]);
+    const int64_t i = labels[j] - batch.scores.first_class;
+    if (i >= 0 && i < batch.scores.classes) use(j, i);
   }
 }
 
@@ -62,18 +62,18 @@ struct Partial {
   Float *parts;   // of each rank and row, in two numbers
   Float *counts;  // rows x num_labels
 
-  Partial(const Arguments &arguments, int index, const Place &place, const Batch &batch)
-      : layout{place.ranks, batch.rows, batch.num_labels},
+  Partial(const Arguments &arguments, int index, const Place &place, const Labels &labels)
+      : layout{place.ranks, labels.rows, labels.num_labels},
         parts(static_cast<Float *>(arguments.Read(index, "partial", "float32", layout.Size()))),
         counts(parts + layout.Counts(0)) {}
 
   Float *Part(int64_t rank, int64_t row) const { return parts + layout.Part(rank, row); }
 
   // Each target's number of active classes. False if the row has a NaN.
-  bool ReadCounts(const Batch &batch, int64_t row, std::vector<int64_t> *active) const {
-    const float *of_row = counts + row * batch.num_labels;
-    active->assign(batch.num_labels, 0);
-    for (int64_t j = 0; j < batch.num_labels; ++j) {
+  bool ReadCounts(int64_t row, std::vector<int64_t> *active) const {
+    const float *of_row = parts + layout.Counts(row);
+    active->assign(layout.num_labels, 0);
+    for (int64_t j = 0; j < layout.num_labels; ++j) {
       if (std::isnan(of_row[j])) return false;
       (*active)[j] = ReadCount(of_row[j]);
     }
@@ -82,19 +82,19 @@ struct Partial {
 };
 
 // This rank's part of each row's loss.
-inline void WriteParts(const Place &place, const Batch &batch, const std::vector<double> &row_sums,
+inline void WriteParts(const Place &place, const Labels &labels, const std::vector<double> &row_sums,
                        const Partial<float> &partial) {
   std::fill_n(partial.parts, partial.layout.Counts(0), 0.0f);
-  for (int64_t row = 0; row < batch.rows; ++row) {
-    WritePart(row_sums[row] / static_cast<double>(batch.all_classes), partial.Part(place.rank, row));
+  for (int64_t row = 0; row < labels.rows; ++row) {
+    WritePart(row_sums[row] / static_cast<double>(labels.num_classes), partial.Part(place.rank, row));
   }
 }
 
 // Each row's loss.
-inline std::vector<double> RowLosses(const Place &place, const Batch &batch, const Partial<const float> &partial) {
-  std::vector<double> losses(batch.rows);
-  for (int64_t rank = 0; rank < place.ranks; ++rank) {
-    for (int64_t row = 0; row < batch.rows; ++row) losses[row] += ReadPart(partial.Part(rank, row));
+inline std::vector<double> RowLosses(const Partial<const float> &partial) {
+  std::vector<double> losses(partial.layout.rows);
+  for (int64_t rank = 0; rank < partial.layout.ranks; ++rank) {
+    for (int64_t row = 0; row < partial.layout.rows; ++row) losses[row] += ReadPart(partial.Part(rank, row));
   }
   return losses;
 }

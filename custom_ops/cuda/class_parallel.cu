@@ -34,7 +34,8 @@ struct Call {
       : arguments(from), output(last + 1), stream(static_cast<cudaStream_t>(on)) {
     arguments.Expect(output + 2);
     batch = ReadMatrices(arguments);
-    if (batch.rows > kMostRows) arguments.Fail("there are too many rows: " + std::to_string(batch.rows) + ".");
+    if (batch.labels.rows > kMostRows)
+      arguments.Fail("there are too many rows: " + std::to_string(batch.labels.rows) + ".");
     place = ReadPlaceValues(arguments, kPlace);
     // The host knows the number of ranks from the shape of the header, which the first step writes.
     ranks = arguments.Elements(kHeader) - HeaderSize(0);
@@ -43,18 +44,18 @@ struct Call {
                      arguments.ShapeName(kHeader) + ".");
     }
     header = static_cast<float *>(arguments.Read(kHeader, "header", "float32", HeaderSize(ranks)));
-    layout = {ranks, batch.rows, batch.num_labels};
+    layout = {ranks, batch.labels.rows, batch.labels.num_labels};
     workspace = arguments.Workspace(output + 1);
-    if (last >= kTargetScores) batch.target_scores = TargetScores(kTargetScores);
+    if (last >= kTargetScores) batch.labels.scores = TargetScores(kTargetScores);
     // The first two steps have all that can be wrong; after their error, the later ones write NaN.
     if (WantsChecks() && last <= kHeader) FindFaults(last);
     if (last < kHeader) return;
     extent = static_cast<Extent *>(workspace);
-    Launch(ExtentKernel, 1, 1, stream, place, batch.classes, ranks, header, extent);
+    Launch(ExtentKernel, 1, 1, stream, place, batch.scores.classes, ranks, header, extent);
   }
 
   float *TargetScores(int index) const {
-    const int64_t size = batch.rows * batch.num_labels;
+    const int64_t size = batch.labels.rows * batch.labels.num_labels;
     return static_cast<float *>(arguments.Read(index, "target scores", "float32", size));
   }
 
@@ -66,7 +67,7 @@ struct Call {
   Problem<T, true> Divide() const {
     Problem<T, true> problem = mlml::Divide<T, true>(batch);
     problem.extent = extent;
-    problem.target_scores = batch.target_scores;
+    problem.target_scores = batch.labels.scores;
     return problem;
   }
 
@@ -79,7 +80,7 @@ struct Call {
     }
     if (last < kHeader) return;
     CheckHeader(arguments, Fetch(header, HeaderSize(ranks), stream).data(), known, &batch);
-    if (batch.rows > 0) CheckTargets(batch, workspace, stream);
+    if (batch.labels.rows > 0) CheckTargets(batch, workspace, stream);
   }
 
   const Arguments &arguments;
@@ -98,26 +99,27 @@ void Header(const Call &call) {
   const Batch &batch = call.batch;
   auto *checksum = static_cast<unsigned long long *>(call.workspace);
   Check(cudaMemsetAsync(checksum, 0, sizeof(*checksum), call.stream));
-  const int64_t blocks = std::clamp<int64_t>(batch.rows * batch.num_labels / kThreads, 1, kBlocksOfOneRound);
-  Launch(ChecksumKernel<kThreads>, blocks, kThreads, call.stream, batch.target, batch.rows, batch.num_labels,
-         static_cast<int>(batch.dtype), checksum);
-  Launch(HeaderKernel, 1, 1, call.stream, call.place, batch.classes, call.ranks, checksum, call.header);
+  const int64_t blocks =
+      std::clamp<int64_t>(batch.labels.rows * batch.labels.num_labels / kThreads, 1, kBlocksOfOneRound);
+  Launch(ChecksumKernel<kThreads>, blocks, kThreads, call.stream, batch.labels.data, batch.labels.rows,
+         batch.labels.num_labels, static_cast<int>(batch.scores.dtype), checksum);
+  Launch(HeaderKernel, 1, 1, call.stream, call.place, batch.scores.classes, call.ranks, checksum, call.header);
 }
 
 template <class T>
 void TargetScores(const Call &call) {
   const Batch &batch = call.batch;
   float *scores = call.TargetScores(call.output);
-  if (batch.rows == 0) return;
-  Check(cudaMemsetAsync(scores, 0, batch.rows * batch.num_labels * sizeof(float), call.stream));
-  Launch(TargetScoresKernel<T, kThreads>, std::min(batch.rows, kMaxBlocks), kThreads, call.stream, call.Divide<T>(),
-         scores);
+  if (batch.labels.rows == 0) return;
+  Check(cudaMemsetAsync(scores, 0, batch.labels.rows * batch.labels.num_labels * sizeof(float), call.stream));
+  Launch(TargetScoresKernel<T, kThreads>, std::min(batch.labels.rows, kMaxBlocks), kThreads, call.stream,
+         call.Divide<T>(), scores);
 }
 
 template <class T>
 void Partial(const Call &call) {
   float *partial = call.Partial(call.output);
-  if (call.batch.rows == 0) return;
+  if (call.batch.labels.rows == 0) return;
   Check(cudaMemsetAsync(partial, 0, call.layout.Size() * sizeof(float), call.stream));
   const auto problem = call.Divide<T>();
   const int64_t blocks = std::min(problem.rows * problem.pieces, kMaxGrid);
@@ -133,7 +135,7 @@ void Partial(const Call &call) {
 template <class T>
 void Loss(const Call &call, Reduction reduction) {
   const bool reduce = reduction != Reduction::kNone;
-  const int64_t rows = call.batch.rows;
+  const int64_t rows = call.batch.labels.rows;
   const float *partial = call.Partial(Call::kPartial);
   auto *loss = static_cast<T *>(call.arguments.Read(call.output, "loss", reduce ? 1 : rows));
   const int64_t blocks = reduce ? 1 : std::min((rows + kThreads - 1) / kThreads, kMaxBlocks);
@@ -147,11 +149,12 @@ void Gradient(const Call &call, Reduction reduction) {
   const Batch &batch = call.batch;
   const bool by_row = reduction == Reduction::kNone;
   const float *partial = call.Partial(Call::kPartial);
-  const auto *dout = static_cast<const T *>(call.arguments.Read(Call::kDout, "dout", by_row ? batch.rows : 1));
-  auto *gradient = static_cast<T *>(call.arguments.Read(call.output, "gradient", batch.rows * batch.classes));
-  if (batch.rows == 0) return;
+  const auto *dout = static_cast<const T *>(call.arguments.Read(Call::kDout, "dout", by_row ? batch.labels.rows : 1));
+  auto *gradient =
+      static_cast<T *>(call.arguments.Read(call.output, "gradient", batch.labels.rows * batch.scores.classes));
+  if (batch.labels.rows == 0) return;
   const auto problem = call.Divide<T>();
-  const Scale<T> scale = {dout, by_row, Divisor(reduction, batch.rows)};
+  const Scale<T> scale = {dout, by_row, Divisor(reduction, batch.labels.rows)};
   Launch(GradientOfSliceKernel<T, kThreads>, std::min(problem.rows * problem.pieces, kMaxGrid), kThreads, call.stream,
          problem, scale, partial, call.layout, gradient);
 }
@@ -183,10 +186,11 @@ MLML_EXPORT int64_t MultilabelMarginLossClassParallelWorkspace() { return mlml::
   }
 
 // For the dtype of the input.
-#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE, TYPE)                                                     \
-  MLML_STEP(STEP, LAST,                                                                                           \
-            call.batch.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, \
-            SHAPE, TYPE)
+#define MLML_STEP_OF(STEP, LAST, RUN, ARGUMENTS, SHAPE, TYPE)                                                      \
+  MLML_STEP(                                                                                                       \
+      STEP, LAST,                                                                                                  \
+      call.batch.scores.dtype == mlml::Dtype::kFloat16 ? mlml::RUN<__half> ARGUMENTS : mlml::RUN<float> ARGUMENTS, \
+      SHAPE, TYPE)
 
 MLML_STEP(Header, kPlace, mlml::Header(call), Header(), kNumberTypeFloat32)
 MLML_STEP_OF(TargetScores, kHeader, TargetScores, (call), TargetScores(), kNumberTypeFloat32)

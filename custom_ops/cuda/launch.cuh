@@ -57,33 +57,33 @@ inline void CheckTargets(const Batch &batch, void *workspace, cudaStream_t strea
   if (!WantsChecks()) return;
   auto *first = static_cast<unsigned long long *>(workspace);
   Check(cudaMemsetAsync(first, 0xff, sizeof(*first), stream));
-  Launch(FindOutOfRange<kThreads>, std::min(batch.rows, kMaxBlocks), kThreads, stream, batch.target, batch.rows,
-         batch.all_classes, batch.num_labels, first);
+  Launch(FindOutOfRange<kThreads>, std::min(batch.labels.rows, kMaxBlocks), kThreads, stream, batch.labels.data,
+         batch.labels.rows, batch.labels.num_classes, batch.labels.num_labels, first);
   unsigned long long found;
   Check(cudaMemcpyAsync(&found, first, sizeof(found), cudaMemcpyDeviceToHost, stream));
   Check(cudaStreamSynchronize(stream));
   if (found == ~0ull) return;
   int32_t value;
-  Check(cudaMemcpyAsync(&value, batch.target + found, sizeof(value), cudaMemcpyDeviceToHost, stream));
+  Check(cudaMemcpyAsync(&value, batch.labels.data + found, sizeof(value), cudaMemcpyDeviceToHost, stream));
   Check(cudaStreamSynchronize(stream));
   const auto position = static_cast<int64_t>(found);
-  FailTarget(batch, position / batch.num_labels, position % batch.num_labels, value);
+  FailTarget(batch.labels, position / batch.labels.num_labels, position % batch.labels.num_labels, value);
 }
 
 template <class T, bool kSlice = false>
 Problem<T, kSlice> Divide(const Batch &batch) {
   const int64_t blocks =
-      std::min(std::max(batch.rows * batch.classes / kLongPiece, kBlocksOfOneRound), kBlocksOfManyRounds);
-  const int64_t most = (batch.classes + kLeastPiece - 1) / kLeastPiece;
-  const int64_t pieces = std::max<int64_t>(std::min(blocks / batch.rows, most), 1);
-  const int64_t piece = (batch.classes + pieces - 1) / pieces;
+      std::min(std::max(batch.labels.rows * batch.scores.classes / kLongPiece, kBlocksOfOneRound), kBlocksOfManyRounds);
+  const int64_t most = (batch.scores.classes + kLeastPiece - 1) / kLeastPiece;
+  const int64_t pieces = std::max<int64_t>(std::min(blocks / batch.labels.rows, most), 1);
+  const int64_t piece = (batch.scores.classes + pieces - 1) / pieces;
   return {{},
-          static_cast<const T *>(batch.input),
-          batch.target,
-          batch.rows,
-          batch.classes,
-          batch.num_labels,
-          (batch.classes + piece - 1) / piece,
+          static_cast<const T *>(batch.scores.data),
+          batch.labels.data,
+          batch.labels.rows,
+          batch.scores.classes,
+          batch.labels.num_labels,
+          (batch.scores.classes + piece - 1) / piece,
           piece};
 }
 

@@ -35,43 +35,46 @@ void RunLoss(const Batch &batch, Reduction reduction, T *loss, PartialSum *parti
   Launch(LossKernel<T, kBlock>, blocks, kBlock, stream, problem, write_rows ? loss : nullptr, partials);
   if (write_rows) return;
   const bool by_row = problem.pieces > 1;
-  Launch(FinishLossKernel<T, kThreads>, 1, kThreads, stream, partials, by_row ? batch.rows : blocks, problem.pieces,
-         by_row ? static_cast<double>(batch.classes) : 1.0, Divisor(reduction, batch.rows), reduce, loss);
+  Launch(FinishLossKernel<T, kThreads>, 1, kThreads, stream, partials, by_row ? batch.labels.rows : blocks,
+         problem.pieces, by_row ? static_cast<double>(batch.scores.classes) : 1.0,
+         Divisor(reduction, batch.labels.rows), reduce, loss);
 }
 
 template <class T, int kBlock>
 void RunGradient(const Batch &batch, Scale<T> scale, T *gradient, uint32_t *counters, cudaStream_t stream) {
   const Problem<T> problem = Divide<T>(batch);
   const bool shared = kMayCut<kBlock> && problem.pieces > 1;
-  if (shared) Check(cudaMemsetAsync(counters, 0, batch.rows * kCounters * sizeof(*counters), stream));
+  if (shared) Check(cudaMemsetAsync(counters, 0, batch.labels.rows * kCounters * sizeof(*counters), stream));
   Launch(GradientKernel<T, kBlock>, std::min(problem.rows * problem.pieces, kMaxGrid), kBlock, stream, problem, scale,
          counters, gradient);
   if constexpr (kMayCut<kBlock>) {
-    if (shared) Launch(FinishGradientKernel<T, kBlock>, batch.rows, kBlock, stream, problem, scale, counters, gradient);
+    if (shared)
+      Launch(FinishGradientKernel<T, kBlock>, batch.labels.rows, kBlock, stream, problem, scale, counters, gradient);
   }
 }
 
 template <class T>
 void Loss(const Batch &batch, Reduction reduction, T *loss, void *workspace, cudaStream_t stream) {
-  if (batch.rows == 0) {
+  if (batch.labels.rows == 0) {
     if (reduction != Reduction::kNone) Check(cudaMemsetAsync(loss, 0, sizeof(T), stream));
     return;
   }
   CheckTargets(batch, workspace, stream);
   auto *partials = static_cast<PartialSum *>(workspace);
-  batch.classes <= kShortRow ? RunLoss<T, kFewThreads>(batch, reduction, loss, partials, stream)
-                             : RunLoss<T, kThreads>(batch, reduction, loss, partials, stream);
+  batch.scores.classes <= kShortRow ? RunLoss<T, kFewThreads>(batch, reduction, loss, partials, stream)
+                                    : RunLoss<T, kThreads>(batch, reduction, loss, partials, stream);
 }
 
 template <class T>
 void Gradient(const Batch &batch, Reduction reduction, const T *dout, T *gradient, void *workspace,
               cudaStream_t stream) {
-  if (batch.rows == 0) return;
+  if (batch.labels.rows == 0) return;
   CheckTargets(batch, workspace, stream);
-  const Scale<T> scale = {dout, reduction == Reduction::kNone, GradientDivisor(reduction, batch.rows, batch.classes)};
+  const Scale<T> scale = {dout, reduction == Reduction::kNone,
+                          GradientDivisor(reduction, batch.labels.rows, batch.scores.classes)};
   auto *counters = static_cast<uint32_t *>(workspace);
-  batch.classes <= kShortRow ? RunGradient<T, kFewThreads>(batch, scale, gradient, counters, stream)
-                             : RunGradient<T, kThreads>(batch, scale, gradient, counters, stream);
+  batch.scores.classes <= kShortRow ? RunGradient<T, kFewThreads>(batch, scale, gradient, counters, stream)
+                                    : RunGradient<T, kThreads>(batch, scale, gradient, counters, stream);
 }
 
 }  // namespace
@@ -79,22 +82,22 @@ void Gradient(const Batch &batch, Reduction reduction, const T *dout, T *gradien
 int Forward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
   arguments.Expect(4);
   const Batch batch = ReadBatch(arguments, names);
-  void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.rows : 1);
+  void *loss = arguments.Read(2, "loss", reduction == Reduction::kNone ? batch.labels.rows : 1);
   void *workspace = arguments.Workspace(3);
   const auto on = static_cast<cudaStream_t>(stream);
-  batch.dtype == Dtype::kFloat16 ? Loss(batch, reduction, static_cast<__half *>(loss), workspace, on)
-                                 : Loss(batch, reduction, static_cast<float *>(loss), workspace, on);
+  batch.scores.dtype == Dtype::kFloat16 ? Loss(batch, reduction, static_cast<__half *>(loss), workspace, on)
+                                        : Loss(batch, reduction, static_cast<float *>(loss), workspace, on);
   return 0;
 }
 
 int Backward(const Arguments &arguments, const Names &names, Reduction reduction, void *stream) {
   arguments.Expect(5);
   const Batch batch = ReadBatch(arguments, names);
-  const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.rows : 1);
-  void *gradient = arguments.Read(3, "gradient", batch.rows * batch.classes);
+  const void *dout = arguments.Read(2, "dout", reduction == Reduction::kNone ? batch.labels.rows : 1);
+  void *gradient = arguments.Read(3, "gradient", batch.labels.rows * batch.scores.classes);
   void *workspace = arguments.Workspace(4);
   const auto on = static_cast<cudaStream_t>(stream);
-  batch.dtype == Dtype::kFloat16
+  batch.scores.dtype == Dtype::kFloat16
       ? Gradient(batch, reduction, static_cast<const __half *>(dout), static_cast<__half *>(gradient), workspace, on)
       : Gradient(batch, reduction, static_cast<const float *>(dout), static_cast<float *>(gradient), workspace, on);
   return 0;
