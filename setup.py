@@ -1,4 +1,4 @@
-"""Compiles the kernels of custom_ops/ into the package. Everything else about the build stands in pyproject.toml.
+"""Compiles the kernels of custom_ops/ into the package. Everything else about the build is in pyproject.toml.
 
 Environment variables: CXX, CXXFLAGS and LDFLAGS as everywhere; CUDA_HOME or CUDA_PATH, the folder of the CUDA toolkit;
 MLML_WITH_CPU and MLML_WITH_CUDA, 0 to do without these kernels and 1 to insist on them; _PYTHON_HOST_PLATFORM, with a
@@ -62,7 +62,7 @@ A wheel has the kernels. To build them, name a clang++ or g++ in the environment
 FLAGS = ["-O3", "-g0", "-Wall", "-Wextra"]
 # GCC 12 warns about its own AVX-512 header (GCC bug 105593).
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
-# Clang warns that C has no such type as MindSpore wants a shape in.
+# Clang warns that C has no such type as that of the shapes which MindSpore requires.
 FLAGS += ["-Wno-return-type-c-linkage"]
 # These follow the user's flags: the kernels depend on them. The flags that end in "math", and -fsigned-zeros, undo
 # -ffast-math and all that it consists of; for the linker, too: GCC would link code that makes denormal numbers 0.

@@ -21,7 +21,7 @@
 // MindSpore's numbers of dtypes (mindapi/base/type_id.h), which its saved models contain: they do not change.
 enum TypeId : int { kNumberTypeInt32 = 34, kNumberTypeFloat32 = 43 };
 
-// MindSpore's, as far as a library can use it: the sizes of the memory that a kernel wants to be lent, which then comes
+// MindSpore's, as far as a library can use it: the sizes of the workspace that a kernel requests, which then comes
 // as further parameters behind the outputs. <Kernel>Init sets them, once; shapes may change afterwards.
 struct AotExtra {
   void *virtual_functions;
@@ -36,7 +36,7 @@ struct AotExtra {
 
 namespace mlml {
 
-// For callers that know no C++ exceptions: what the kernel returns, or -1 with what() in `message` if it throws.
+// For callers without C++ exceptions: what the kernel returns, or -1 with what() in `message` if it throws.
 using Kernel = int(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream,
                    void *extra);
 inline int CallKernel(Kernel *kernel, int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes,

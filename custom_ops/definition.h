@@ -46,7 +46,7 @@ MLML_HOST_DEVICE inline Floats Threshold(Floats p) {
   return -(1.0f - p);
 }
 
-// The same for sorting, which a NaN would disturb: with one, the row's result is NaN whatever stands here.
+// The same for sorting, which a NaN would disturb: with one, the row's result is NaN whatever this is.
 MLML_HOST_DEVICE inline float SortableThreshold(float p) {
   const float threshold = Threshold(p);
   return threshold == threshold ? threshold : INFINITY;

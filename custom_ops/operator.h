@@ -55,7 +55,7 @@ struct Batch {
   Scores scores;
 };
 
-// Parameters 0 and 1 of every kernel. Where a graph knows the shapes, _checks.py has raised the same errors before.
+// Parameters 0 and 1 of every kernel. For known shapes, _checks.py has raised the same errors before.
 inline Batch ReadBatch(const Arguments &arguments, const Names &names) {
   Batch batch;
   batch.labels.names = names;

@@ -1,14 +1,14 @@
-// What the ranks of a group of processes tell each other when the classes are divided into slices, one for each rank.
+// The data that the ranks of a group of processes exchange when the classes are divided into slices, one for each rank.
 //
 // A row's sum of hinges is the sum of its sums over the slices, each of which can be computed once the scores of all of
 // the row's targets are known, wherever these are. So what travels between the ranks does not depend on the number of
-// classes. Each of these is the sum of what the ranks say:
+// classes. Each of these is a sum over the ranks:
 //   header         how many classes each rank has, and a checksum of what must be the same on all ranks
 //   target scores  of each label, 0 from a rank that does not have the class
 //   partial        each rank's part of each row's loss, then, for each label, the number of classes that it is active
 //                  with
 // All of it is float32, which MindSpore sums on every device. A part of a loss is two numbers, a float32 and what it
-// lacks; counts are exact, since there are at most 2^24 classes; a count of NaN says that the row has a NaN.
+// lacks; counts are exact, since there are at most 2^24 classes; a count is NaN if the row has a NaN.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +23,15 @@ constexpr int64_t kMostClasses = 1 << 24;
 constexpr int64_t kMostRows = int64_t{1} << 32;  // so that no size overflows
 constexpr int64_t kMostRanks = 256;              // up to which the checksums are exact
 
-// The parameter "place": what a rank knows without the others.
+// The parameter "place": what is known to a rank without an exchange.
 struct Place {
   int64_t all_classes, rank, ranks;
 };
 
-// Its numbers, then as many zeros as there are ranks: a graph that knows no values knows the number by the shape.
+// Its numbers, then as many zeros as there are ranks: so that the shape alone gives their number in a graph.
 constexpr int64_t kPlaceSize = 3;
 
-// What is wrong with what the ranks say.
+// Faults of the exchanged data.
 enum class Fault { kNone, kNumClasses, kRanks, kNoNumber, kTotal, kDifference };
 
 // Of one rank, the number of all classes may be 0: then they are its own.
@@ -91,7 +91,7 @@ MLML_HOST_DEVICE inline Agreement ReadHeader(const Place &place, int64_t classes
   return {Fault::kNone, 0, first_class};
 }
 
-// Where what stands in "partial".
+// The layout of "partial".
 struct PartialLayout {
   int64_t ranks, rows, num_labels;
 
@@ -108,7 +108,7 @@ MLML_HOST_DEVICE inline void WritePart(double loss, float *part) {
 
 MLML_HOST_DEVICE inline double ReadPart(const float *part) { return static_cast<double>(part[0]) + part[1]; }
 
-// A number of active classes, whatever stands there, but not NaN.
+// A number of active classes, from any float but NaN.
 MLML_HOST_DEVICE inline int64_t ReadCount(float count) {
   if (!(count > 0)) return 0;
   return count < static_cast<float>(kMostClasses) ? static_cast<int64_t>(count) : kMostClasses;

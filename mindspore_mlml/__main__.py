@@ -1,4 +1,4 @@
-"""Runs the documented example on this machine and says which backends are usable: ``python -m mindspore_mlml``."""
+"""Runs the documented example on this machine and lists the usable backends: ``python -m mindspore_mlml``."""
 
 import platform
 import sys
@@ -55,7 +55,7 @@ def main() -> int:
     """Returns the exit code: 1 if a result is not the documented one."""
     try:
         kernel_in_use()
-    except (RuntimeError, ValueError):  # print_backends says so
+    except (RuntimeError, ValueError):  # print_backends shows the reason
         print_backends()
         print_versions()
         return 1

@@ -1,4 +1,4 @@
-"""Which kernel runs where: the one place that decides, and what it knows about this machine."""
+"""The choice of the kernel, and the properties of the machine that it depends on."""
 
 import ctypes
 import functools
@@ -154,7 +154,7 @@ class Backend(NamedTuple):
 
 
 def backends() -> list[Backend]:
-    """The backends that MindSpore knows, in the order in which a user meets them."""
+    """The backends of MindSpore's device targets, in the order in which they are listed to a user."""
     return [_cpu(), _host(), _cuda(), _hybrid(), _composed(), _ascend()]
 
 

@@ -1,7 +1,7 @@
 """The loss by MindSpore's own operators alone: for where none of this package's kernels can run.
 
-The algorithm is theirs (custom_ops/cpu/): the thresholds of a row are sorted, and a score's rank among them says what
-its class adds. With K labels in each row it takes O((C + K)·log K) for a row, and memory for some matrices of N·C
+The algorithm is theirs (custom_ops/cpu/): the thresholds of a row are sorted, and a score's rank among them determines
+what its class adds. With K labels in each row it takes O((C + K)·log K) for a row, and memory for some matrices of N·C
 numbers.
 
 Loss and gradient are Cells with a ``bprop``. MindSpore could differentiate the operators themselves, but not twice in

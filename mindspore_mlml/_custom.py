@@ -22,7 +22,7 @@ class Custom(ops.Custom):
 
 def aot(symbol, target, inputs, outputs, out_shape, out_dtype, bprop=None):
     """The operator of a symbol of a library ("path:name") for a device target. Where ``out_shape`` is None, the library
-    infers the shapes, which works where a graph does not know them."""
+    infers the shapes, which works for unknown shapes in a graph."""
     reg_info = CustomRegOp()
     for index, name in enumerate(inputs):
         reg_info = reg_info.input(index, name)

@@ -62,7 +62,7 @@ def _forward_dtypes(features, *_):
 
 
 def _forward_shapes(reduction):
-    """In PyNative; the library knows them too, but its shape of a scalar is (1,)."""
+    """In PyNative. The library infers shapes too, but its shape of a scalar is (1,)."""
 
     def shapes(features, labels, weight, bias):
         saved = _library().MultilabelMarginLossLinearSavedSize(*_sizes(features, labels, weight))

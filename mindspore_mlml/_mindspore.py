@@ -14,7 +14,7 @@ def loss(input, labels, reduction):
 
 
 def _pad(labels, classes):
-    """As many labels as classes, as MindSpore's own operator wants them."""
+    """Pads the labels to as many as there are classes, which MindSpore's own operator requires."""
     missing = classes - labels.shape[-1]
     if missing < 0:
         raise ValueError(

@@ -19,19 +19,19 @@ from mindspore_mlml._custom import input_dtype
 
 
 def _set_threads():
-    """Importing MindSpore sets OMP_NUM_THREADS to 1 behind Python's back: only what Python knows is the user's wish."""
+    """Importing MindSpore sets OMP_NUM_THREADS to 1 in C; os.environ still has the value that the user set."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     # Of a number that is too large, the library makes the most that it takes: a few digits do.
     threads = int(first.lstrip("0")[:5] or 0) if first.isdecimal() else 0
     try:
         library = ctypes.CDLL(str(LIBRARIES["cpu"]))
     except OSError:
-        return  # _backends says what is wrong with it, and chooses another kernel
+        return  # _backends reports the fault, and chooses another kernel
     library.MultilabelMarginLossSetThreads(threads or _processors())
 
 
 def _processors():
-    """How many processors this process may use, as far as the platform says."""
+    """How many processors this process may use, where the platform provides the number."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -72,7 +72,7 @@ _needs_zeros = _NeedsZeros()
 
 
 def is_unknown(tensor):
-    """Whether this is a graph that does not know the shape of a tensor."""
+    """Whether this is a graph in which the shape of a tensor is unknown."""
     if in_graph():
         return ops.is_sequence_value_unknown(tensor.shape)
     return False

@@ -1,4 +1,4 @@
-"""Whether MindSpore's automatic mixed precision, at its level "auto", wants this loss in float32.
+"""Whether MindSpore's automatic mixed precision, at its level "auto", keeps this loss in float32.
 
 There MindSpore goes by lists of names. Its own multi-label margin loss is on the list of those that are computed in
 float32; an operator of ours has the name ``Custom``, as everybody's has. So this asks what happens to MindSpore's own.

@@ -22,8 +22,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: Literal["no
     where :math:`0 \leq y[j] \leq \text{x.size}(0)-1`, and :math:`i \neq y[j]` for all :math:`i` and :math:`j`.
 
     The criterion only considers a contiguous block of non-negative targets that starts at the front: the first negative
-    value ends the list, and what stands behind it is not looked at. This allows for different samples to have variable
-    amounts of target classes. A class that stands in the list twice counts twice as :math:`j`.
+    value ends the list, and the values after it are ignored. This allows for different samples to have variable
+    amounts of target classes. A class that is listed twice counts twice as :math:`j`.
 
     Note:
         - float16 is computed in float32. The gradient is an exact count over C, rounded once.

@@ -1,4 +1,4 @@
-"""Labels as people hold them, and as the loss wants them: on the host, in NumPy."""
+"""Conversion of labels to the form that the loss requires, and checks of it: on the host, in NumPy."""
 
 from typing import Any, Literal, Union
 
@@ -26,7 +26,7 @@ def targets_from_multi_hot(multi_hot: Any, num_labels: Union[int, Literal["max"]
             is not made dense.
         num_labels (Union[int, str], optional): The length of a row. ``"max"`` : the number of ones of the row that has
             the most, at least 1. Default: ``None`` , the number of classes, :math:`C`, as
-            :func:`mindspore_mlml.multilabel_margin_loss` wants it;
+            :func:`mindspore_mlml.multilabel_margin_loss` requires;
             :func:`mindspore_mlml.multilabel_margin_loss_from_labels` takes any length.
 
     Returns:
@@ -76,7 +76,7 @@ def targets_from_lists(
             are the row's classes.
         num_classes (int): The number of classes, :math:`C`.
         num_labels (Union[int, str], optional): The length of a row. ``"max"`` : that of the longest list, at least 1.
-            Default: ``None`` , `num_classes`, as :func:`mindspore_mlml.multilabel_margin_loss` wants it;
+            Default: ``None`` , `num_classes`, as :func:`mindspore_mlml.multilabel_margin_loss` requires;
             :func:`mindspore_mlml.multilabel_margin_loss_from_labels` takes any length.
 
     Returns:
@@ -181,7 +181,7 @@ def _padded(op, listing, classes, width):
 
 def multi_hot_from_targets(target: Union[np.ndarray, Tensor], num_classes: int) -> np.ndarray:
     """
-    Converts class indices into rows of zeros and ones, one number for each class, as metrics want them.
+    Converts class indices into rows of zeros and ones, one number for each class, as metrics require.
 
     Also a map operation for :class:`mindspore.dataset`, on a column of targets. See also
     :func:`mindspore_mlml.targets_from_multi_hot` , the way back.
@@ -235,7 +235,7 @@ def check_target(
 
     Args:
         target (Union[numpy.ndarray, Tensor]): Class indices, not multi-hot, as the loss takes them. Shape :math:`(K)`
-            or :math:`(N, K)`: what stands behind the first negative value of a row is not looked at.
+            or :math:`(N, K)`: values after the first negative one of a row are ignored.
         num_classes (int): The number of classes.
         allow_repeats (bool, optional): Whether a row may list a class twice, which then counts twice. Default:
             ``False`` .
@@ -357,7 +357,7 @@ def _listed(values):
 
 
 def _num_targets(rows):
-    """How many values stand before the first negative one of each row. What stands far behind it is not read."""
+    """How many values of each row come before its first negative one. Values far behind it are not read."""
     counts = np.full(len(rows), rows.shape[1])
     unfinished = np.arange(len(rows))
     start, stop = 0, 32

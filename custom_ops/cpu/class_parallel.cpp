@@ -16,7 +16,7 @@
 namespace mlml {
 namespace {
 
-// One call. What its last input is says how much is known.
+// One call. Its last input determines how much is known.
 struct Call {
   enum Parameter { kInput, kLabels, kPlace, kHeader, kTargetScores, kPartial, kDout };
 

@@ -1,7 +1,7 @@
 // Floating point as the kernels need it, whatever mode the calling thread is in.
 //
-// Libraries switch it: MindSpore's on aarch64, when it is imported, tells the processor to take denormal numbers for 0.
-// Most gradients in float16 are denormal.
+// Libraries switch it: MindSpore's on aarch64, when it is imported, sets the mode in which denormal numbers are flushed
+// to 0. Most gradients in float16 are denormal.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 """The instruction sets (isas) that row.cpp is compiled for, and the compiler's flags for each.
 
-setup.py, the tools and the tests read this file with ``runpy``: it is not part of the package. isa.cpp knows which of
-them a processor has.
+setup.py, the tools and the tests read this file with ``runpy``: it is not part of the package. isa.cpp determines which
+of them a processor has.
 """
 
 import platform

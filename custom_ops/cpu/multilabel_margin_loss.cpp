@@ -1,5 +1,5 @@
 // The multi-label margin loss and its gradient on a CPU: the entry points. definition.h has the formula, schedule.h
-// says who works on which rows.
+// defines which thread works on which rows.
 #include <vector>
 
 #include "../operator.h"

@@ -1,4 +1,4 @@
-// The processors that this process may use, as far as the operating system tells.
+// The processors that this process may use, as reported by the operating system.
 #pragma once
 
 #include <cstddef>

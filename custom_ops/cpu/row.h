@@ -79,7 +79,7 @@ struct Row {
   float least = 0;                 // of the thresholds
   std::vector<int64_t> by_tile;    // the positions in targets of those that are in the input, ordered by their tile
   std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
-  float absent = 0;                // a score that no threshold is less than: it stands for targets and padding
+  float absent = 0;                // a score below every threshold, which replaces targets and padding
   Method method = Method::kDirect;
   Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
   int64_t sorted_count = 0;               // without the padding

@@ -1,4 +1,4 @@
-// The method of buckets, for many thresholds: a few operations say which bucket a score lies in, and a bucket has few
+// The method of buckets, for many thresholds: a few operations compute the bucket of a score, and a bucket has few
 // thresholds or none.
 //
 // The scores of each segment are spread evenly over its buckets, so that neither an outlier nor a dense cluster among

@@ -76,7 +76,7 @@ MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors
   }
 }
 
-// Cuts the sorted thresholds, padded by +inf, into 2^levels segments. No threshold stands at the last place of the
+// Cuts the sorted thresholds, padded by +inf, into 2^levels segments. There is no threshold at the last position of the
 // last.
 void BuildSegments(int levels, Row *row) {
   row->depth = (row->sorted_count >> levels) + 1;

@@ -153,7 +153,7 @@ void SortByRadix(int64_t count, float *values, std::vector<uint32_t> *keys, std:
   std::memcpy(values, keys->data(), count * sizeof(float));
 }
 
-// Sorts the thresholds. Behind them stands +inf, for whole vectors and segments.
+// Sorts the thresholds. They are padded with +inf to whole vectors and segments.
 void Sort(Row *row) {
   constexpr int64_t kPadding = 256;
   const auto count = static_cast<int64_t>(row->targets.size());
@@ -172,7 +172,7 @@ void Sort(Row *row) {
 }
 
 // Keeps one of equal thresholds. From here on a rank is the number of different thresholds that are less, and
-// row.thresholds_below says how many that makes with all that are equal.
+// row.thresholds_below counts these with all that are equal.
 void MergeEqual(Row *row) {
   float *sorted = row->sorted.data();
   row->thresholds_below.resize(row->sorted_count + 1);

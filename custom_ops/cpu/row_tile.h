@@ -1,7 +1,7 @@
 // A tile of scores, as the inner loops see it: without targets, and in whole groups of vectors.
 //
-// Where a tile has targets or a remainder, it is copied, and scores that are active with nothing stand in for them:
-// the inner loops know neither.
+// Where a tile has targets or a remainder, it is copied, and they are replaced by scores that are active
+// with no target, so that the inner loops need no case for either.
 #pragma once
 
 #include <algorithm>

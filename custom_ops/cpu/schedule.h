@@ -1,4 +1,4 @@
-// Who works on which rows.
+// Work partitioning: which thread computes which rows, or pieces of long rows.
 #pragma once
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // The few vector operations that the kernels need, for the instruction set that the including file is compiled for.
 //
 // Floats and Ints hold the same number of lanes, Doubles half as many. Their arithmetic and comparisons are the
-// compiler's own (GCC's vector extensions). What those cannot say well is declared here, and defined for each
+// compiler's own (GCC's vector extensions). What those cannot express well is declared here, and defined for each
 // instruction set in a file of its own: with intrinsics where it has the instruction, otherwise in plain code.
 #pragma once
 

@@ -1,4 +1,4 @@
-// A slice of the classes on a CPU: what the ranks tell each other (ranks.h), read and written.
+// A slice of the classes on a CPU: the data that the ranks exchange (ranks.h), read and written.
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // The loss of scores whose classes are divided over ranks: each has a slice of them (ranks.h). The steps are those of
 // cpu/class_parallel.cpp.
 //
-// What the ranks say is in the GPU's memory, and nothing waits for it: where the ranks do not agree, losses and
-// gradients are NaN, as with a target out of range. MLML_CHECK_TARGETS=1 makes both an error.
+// The exchanged data are in the GPU's memory, and the host does not wait for them: where the ranks do not agree, losses
+// and gradients are NaN, as with a target out of range. MLML_CHECK_TARGETS=1 makes both an error.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -26,7 +26,7 @@ std::vector<T> Fetch(const T *from, int64_t size, cudaStream_t stream) {
   return values;
 }
 
-// One call. What its last input is says how much is known.
+// One call. Its last input determines how much is known.
 struct Call {
   enum Parameter { kInput, kLabels, kPlace, kHeader, kTargetScores, kPartial, kDout };
 
@@ -37,7 +37,7 @@ struct Call {
     if (batch.labels.rows > kMostRows)
       arguments.Fail("there are too many rows: " + std::to_string(batch.labels.rows) + ".");
     place = ReadPlaceValues(arguments, kPlace);
-    // The host knows the number of ranks from the shape of the header, which the first step writes.
+    // The host takes the number of ranks from the shape of the header, which the first step writes.
     ranks = arguments.Elements(kHeader) - HeaderSize(0);
     if (ranks < 1 || ranks > kMostRanks) {
       arguments.Fail("'header' must be of 1 to " + std::to_string(kMostRanks) + " ranks, but got shape " +

@@ -15,7 +15,7 @@ namespace mlml {
 namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Who works on what. It depends on the shapes alone, not on the GPU.
+// Work partitioning. It depends on the shapes alone, not on the GPU.
 
 constexpr int64_t kShortRow = 128;  // classes
 // Few rows are cut into pieces, of kLeastPiece classes at least: until the blocks fill a GPU once, and, if a block then

@@ -24,8 +24,8 @@ constexpr int kResidentThreads = 1024;
 // Classes whose membership in the targets is known at a time.
 constexpr int kTile = 32768;
 
-// Where a slice of the classes is. It stands in the GPU's memory, as what the ranks tell each other does: the host does
-// not know it.
+// The position of a slice among the classes. It is in the GPU's memory, as are all data that the ranks exchange, and
+// unknown to the host.
 struct Extent {
   int64_t first_class;
   int64_t all_classes;  // 0 if the ranks do not agree

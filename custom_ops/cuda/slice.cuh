@@ -1,6 +1,6 @@
-// A slice of the classes: what a rank tells the others (ranks.h), and what it makes of what they say.
+// A slice of the classes: the data that the ranks exchange (ranks.h), written and used.
 //
-// What they say is not trusted: it decides what is computed, not where something is read or written.
+// Exchanged data are not trusted: they determine what is computed, not which addresses are read or written.
 #pragma once
 
 #include "../ranks.h"
