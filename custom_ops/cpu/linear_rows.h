@@ -93,8 +93,8 @@ int64_t Compact(const uint16_t *numbers, int64_t count, int32_t *pairs) {
     for (int64_t i = begin; i < begin + 32; i += kLanes) {
       const Ints number = LoadWidened(numbers + i);
       const Lanes active = NotAtMost(ToFloats(number), Floats{});
-      Compress(active, (number << kClassBits) | (index + static_cast<int32_t>(i)), pairs + found);
-      found += Count(active);
+      CompressStore(active, (number << kClassBits) | (index + static_cast<int32_t>(i)), pairs + found);
+      found += CountTrue(active);
     }
   }
   return found;
@@ -132,14 +132,14 @@ MLML_INLINE void SumVectors(const Term *terms, int64_t count, const float *vecto
   for (int v = 0; v < kVectorsOfSum; ++v) sums[v] = add ? Load(sum + v * kLanes) : Floats{};
   for (int64_t i = 0; i < count; ++i) {
     const float *vector = vectors + terms[i].index * size;
-    const Floats weight = Fill(terms[i].weight);
+    const Floats weight = Set(terms[i].weight);
     if (i + kAhead < count) {
       const float *later = vectors + terms[i + kAhead].index * size;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectorsOfSum; v += 64 / (4 * kLanes)) __builtin_prefetch(later + v * kLanes);
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectorsOfSum; ++v) sums[v] = MultiplyAdd(weight, Load(vector + v * kLanes), sums[v]);
+    for (int v = 0; v < kVectorsOfSum; ++v) sums[v] = MulAdd(weight, Load(vector + v * kLanes), sums[v]);
   }
 #pragma GCC unroll 8
   for (int v = 0; v < kVectorsOfSum; ++v) Store(sum + v * kLanes, sums[v]);

@@ -79,14 +79,14 @@ struct Row {
   float least = 0;                 // of the thresholds
   std::vector<int64_t> by_tile;    // the positions in targets of those that are in the input, ordered by their tile
   std::vector<int64_t> tile_ends;  // where each tile's targets end in by_tile
-  float absent = 0;                // a score below every threshold, which replaces targets and padding
+  float masked_score = 0;          // a score below every threshold, which replaces targets and padding
   Method method = Method::kDirect;
   Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
   int64_t sorted_count = 0;               // without the padding
   std::vector<int32_t> ranks;             // of each threshold, as of a score, padded
   Aligned<float> lines;                   // through anchors: row_direct.h, row_segments.h
   int levels = 0;                         // of the tree that finds a score's segment
-  int64_t depth = 1;                      // how many of the sorted thresholds a segment has
+  int64_t segment_size = 1;               // how many of the sorted thresholds a segment has
   Aligned<float> bounds;                  // the tree
   Aligned<float> slope, anchor, start;    // of each segment: the line of the thresholds that are less than all of it
   Aligned<int32_t> first;                 // how many these are

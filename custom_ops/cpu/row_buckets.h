@@ -26,7 +26,7 @@ constexpr int kRoom = 3;  // of a bucket
 // Marks the first threshold of a bucket that has more: they are searched.
 constexpr int32_t kCrowded = std::numeric_limits<int32_t>::min();
 
-// The buckets that the scores lie in, given the places of their segments.
+// The buckets that the scores lie in, given the slots of their segments.
 class Spread {
  public:
   explicit Spread(const Row &row)
@@ -35,11 +35,11 @@ class Spread {
         first_bucket_(reinterpret_cast<const float *>(row.first_bucket.data())),
         last_(static_cast<float>(row.buckets - 1)) {}
 
-  MLML_INLINE Ints operator()(Floats score, Ints place) const {
-    const Table<1 << kBucketLevels> origin(origin_), factor(factor_), first_bucket(first_bucket_);
+  MLML_INLINE Ints operator()(Floats score, Ints slot) const {
+    const TableLookup<1 << kBucketLevels> origin(origin_), factor(factor_), first_bucket(first_bucket_);
     // NaN, where 0 is multiplied by an infinite score, becomes 0: then the segment has one bucket.
-    const Floats position = Max((score - origin(place)) * factor(place), Floats{});
-    return reinterpret_cast<Ints>(first_bucket(place)) + Truncate(Min(position, Fill(last_)));
+    const Floats position = Max((score - origin(slot)) * factor(slot), Floats{});
+    return reinterpret_cast<Ints>(first_bucket(slot)) + Truncate(Min(position, Set(last_)));
   }
 
  private:
@@ -69,8 +69,8 @@ void BuildSpread(Row *row) {
     // The first segment has the threshold before its start too.
     const int64_t begin = segment == 0 ? 0 : BucketsStart(segment, row->sorted_count);
     const int64_t end = std::min(BucketsStart(segment + 1, row->sorted_count), row->sorted_count);
-    const int place = PlaceOf(segment, kBucketLevels);
-    row->first_bucket.data()[place] = static_cast<int32_t>(segment * row->buckets);
+    const int slot = SlotOf(segment, kBucketLevels);
+    row->first_bucket.data()[slot] = static_cast<int32_t>(segment * row->buckets);
     if (begin >= end) continue;  // it has no thresholds
     const int64_t margin = (end - begin) / 8;
     const double low = sorted[begin + margin], high = sorted[end - 1 - margin];
@@ -78,8 +78,8 @@ void BuildSpread(Row *row) {
     const double greatest = std::min<double>(sorted[end - 1], high + kTail * (high - low));
     const double factor = static_cast<double>(row->buckets) / (greatest - least);
     if (!(factor > 0)) continue;  // all in one bucket
-    row->origin.data()[place] = static_cast<float>(least);
-    row->factor.data()[place] = static_cast<float>(std::min<double>(factor, -kLowest));
+    row->origin.data()[slot] = static_cast<float>(least);
+    row->factor.data()[slot] = static_cast<float>(std::min<double>(factor, -kLowest));
   }
 }
 
@@ -92,18 +92,18 @@ void BuildBuckets(Row *row) {
   Bucket *bucket = row->bucket.data();
   const Spread spread(*row);
   int32_t previous = -1;
-  int64_t place = 0;  // in the bucket
+  int64_t index = 0;  // in the bucket
   for (int64_t rank = 0; rank < row->sorted_count; rank += kLanes) {
     Floats thresholds[kVectors] = {Load(sorted + rank)};
-    Ints places[kVectors];
-    FindPlaces<kBucketLevels>(row->bounds.data(), thresholds, places);
+    Ints slots[kVectors];
+    FindSlots<kBucketLevels>(row->bounds.data(), thresholds, slots);
     int32_t numbers[kLanes];
-    Store(numbers, spread(thresholds[0], places[0]));
+    Store(numbers, spread(thresholds[0], slots[0]));
     for (int64_t i = 0; i < std::min<int64_t>(kLanes, row->sorted_count - rank); ++i) {
-      place = numbers[i] == previous ? place + 1 : 0;
+      index = numbers[i] == previous ? index + 1 : 0;
       previous = numbers[i];
       ++bucket[previous].first;  // for now how many thresholds it has
-      bucket[previous].thresholds[std::min<int64_t>(place, kRoom - 1)] = sorted[rank + i];
+      bucket[previous].thresholds[std::min<int64_t>(index, kRoom - 1)] = sorted[rank + i];
     }
   }
   int32_t first = 0;
@@ -130,37 +130,37 @@ void BuildLines(Row *row) {
 
 class BucketRanks {
  public:
-  static constexpr bool kSifts = true;
+  static constexpr bool kCompacts = true;
   static constexpr bool kCountsTargets = false;
 
   explicit BucketRanks(const Row &row)
       : spread_(row), bounds_(row.bounds.data()), sorted_(row.sorted.data()), bucket_(row.bucket.data()) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
-    Ints places[kVectors], crowded = {};
-    FindPlaces<kBucketLevels>(bounds_, scores, places);
+    Ints slots[kVectors], crowded = {};
+    FindSlots<kBucketLevels>(bounds_, scores, slots);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       Floats bucket[4];  // the first threshold's rank, and the thresholds
-      LookUpRows(bucket_, spread_(scores[v], places[v]), bucket);
+      LookUpRows(bucket_, spread_(scores[v], slots[v]), bucket);
       ranks[v] = reinterpret_cast<Ints>(bucket[0]);
       crowded |= ranks[v];
 #pragma GCC unroll 4
       for (int i = 1; i < 4; ++i) ranks[v] = CountGreater(ranks[v], scores[v], bucket[i]);
     }
-    if (AnyNegative(crowded)) SearchCrowded(scores, places, ranks);
+    if (AnyNegative(crowded)) SearchCrowded(scores, slots, ranks);
   }
 
  private:
   // Finds the ranks in crowded buckets. The searches of several scores run side by side as long as no branch depends on
   // the scores.
-  __attribute__((noinline)) void SearchCrowded(const Floats (&scores)[kVectors], const Ints (&places)[kVectors],
+  __attribute__((noinline)) void SearchCrowded(const Floats (&scores)[kVectors], const Ints (&slots)[kVectors],
                                                Ints (&ranks)[kVectors]) const {
     for (int v = 0; v < kVectors; ++v) {
       if (!AnyNegative(ranks[v])) continue;
       int32_t bucket[kLanes], rank[kLanes], crowded[kLanes];
       float score[kLanes];
-      Store(bucket, spread_(scores[v], places[v]));
+      Store(bucket, spread_(scores[v], slots[v]));
       Store(rank, ranks[v]);
       Store(score, scores[v]);
       int number = 0;
@@ -191,7 +191,7 @@ class BucketRanks {
 
 class BucketHinges {
  public:
-  static constexpr bool kSifts = true;
+  static constexpr bool kCompacts = true;
 
   explicit BucketHinges(const Row &row) : ranks_(row), line_of_(row.line_of.data()) {}
 
@@ -202,7 +202,7 @@ class BucketHinges {
     for (int v = 0; v < kVectors; ++v) {
       Floats line[4];  // slope, anchor and start
       LookUpRows(line_of_, ranks[v], line);
-      hinges[v] = MultiplyAdd(line[0], scores[v] - line[1], line[2]);
+      hinges[v] = MulAdd(line[0], scores[v] - line[1], line[2]);
     }
   }
 

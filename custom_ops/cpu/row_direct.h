@@ -35,10 +35,10 @@ void BuildDirectLines(Row *row) {
 template <int kThresholds>
 class DirectHinges {
  public:
-  static constexpr bool kSifts = false;
+  static constexpr bool kCompacts = false;
 
   explicit DirectHinges(const Row &row) {
-    for (int i = 0; i < kThresholds; ++i) lines_[i] = Fill(row.lines.data()[i]);
+    for (int i = 0; i < kThresholds; ++i) lines_[i] = Set(row.lines.data()[i]);
   }
 
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
@@ -55,8 +55,8 @@ class DirectHinges {
     Floats hinges = Hinge(distance);
 #pragma GCC unroll 4
     for (int n = 1; n < kNumber; ++n) {
-      const Floats slope = Fill(static_cast<float>(n + 1));
-      hinges = MaxOfPositive(hinges, MultiplyAdd(distance, slope, lines_[kFirst + n]));
+      const Floats slope = Set(static_cast<float>(n + 1));
+      hinges = MaxOfPositive(hinges, MulAdd(distance, slope, lines_[kFirst + n]));
     }
     if constexpr (kLeft > kAnchored) hinges += HingesFrom<kFirst + kAnchored>(score);
     return hinges;
@@ -67,7 +67,7 @@ class DirectHinges {
 
 class DirectRanks {
  public:
-  static constexpr bool kSifts = false;
+  static constexpr bool kCompacts = false;
   static constexpr bool kCountsTargets = true;  // and not ranks
 
   explicit DirectRanks(const Row &row) : thresholds_(row.thresholds.data()), count_(row.targets.size()) {}
@@ -79,7 +79,7 @@ class DirectRanks {
 #pragma GCC unroll 2
     for (int begin = 0; begin < kVectors; begin += kSideBySide) {
       for (size_t j = 0; j < count_; ++j) {
-        const Floats threshold = Fill(thresholds_[j]);
+        const Floats threshold = Set(thresholds_[j]);
         auto *active_of = reinterpret_cast<int32_t *>(counts + j * kLanes);
         Ints active = Load(active_of);
 #pragma GCC unroll 8

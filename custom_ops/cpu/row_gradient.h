@@ -22,13 +22,13 @@ class GradientOfRank {
   explicit GradientOfRank(double scale) {
     auto high = static_cast<float>(scale);
     if (std::fabs(high) > std::fabs(scale)) high = std::nextafter(high, 0.0f);
-    high_ = Fill(high);
-    low_ = Fill(std::copysign(static_cast<float>(scale - high), high));
+    high_ = Set(high);
+    low_ = Set(std::copysign(static_cast<float>(scale - high), high));
   }
 
   MLML_INLINE Floats operator()(Ints rank) const {
     const Floats count = ToFloats(rank);
-    return MultiplyAdd(count, high_, count * low_);
+    return MulAdd(count, high_, count * low_);
   }
 
  private:
@@ -134,7 +134,7 @@ class Gradients {
   // Writes the values of a group in which no class is active.
   MLML_INLINE void WriteInactive(T *to) const {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) Store(to + v * kLanes, Fill(row_.value[0]));
+    for (int v = 0; v < kVectors; ++v) Store(to + v * kLanes, Set(row_.value[0]));
   }
 
  private:
@@ -173,7 +173,7 @@ void WriteClasses(const Batch &batch, const Row &row, Tiles tiles, const RankMet
   using Value = typename Output::Value;
   const Output writer(row);
   FiniteCheck finite;
-  Sifted sifted;
+  Compacted compacted;
   int32_t ranks_of[kTile + 2 * kGroup];
   int64_t number = 0;  // of the ranks that are not counted yet
   const auto write = [&](const Floats(&scores)[kVectors], Value *to) MLML_INLINE_LAMBDA {
@@ -186,27 +186,27 @@ void WriteClasses(const Batch &batch, const Row &row, Tiles tiles, const RankMet
     writer.Write(ranks, group, to);
     if (!RankMethod::kCountsTargets) number += kGroup;
   };
-  const auto write_sifted = [&](bool last) MLML_INLINE_LAMBDA {
-    TakeSifted(row, last, &sifted,
-               [&](const Floats(&scores)[kVectors], const int32_t *places, int64_t count) MLML_INLINE_LAMBDA {
-                 Value values[kGroup];
-                 write(scores, values);
-                 if (output == nullptr) return;
-                 for (int64_t c = 0; c < count; ++c) output[places[c]] = values[c];
-               });
+  const auto write_compacted = [&](bool last) MLML_INLINE_LAMBDA {
+    TakeCompacted(row, last, &compacted,
+                  [&](const Floats(&scores)[kVectors], const int32_t *places, int64_t count) MLML_INLINE_LAMBDA {
+                    Value values[kGroup];
+                    write(scores, values);
+                    if (output == nullptr) return;
+                    for (int64_t c = 0; c < count; ++c) output[places[c]] = values[c];
+                  });
   };
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t count = std::min(kTile, batch.scores.classes - tile * kTile), place = (tile - tiles.begin) * kTile;
     Value padded[kTile];
     Value *to = output != nullptr && count % kGroup == 0 ? output + place : padded;
     WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.scores.classes, row, tile, false, [&](const auto &scores) {
-      TakeOrSift<RankMethod::kSifts>(
-          scores, row, place, &sifted,
+      TakeOrCompact<RankMethod::kCompacts>(
+          scores, row, place, &compacted,
           [&](int64_t i, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { write(group, to + i); },
           [&](int64_t i) MLML_INLINE_LAMBDA { writer.WriteInactive(to + i); });
     });
     if (output != nullptr && to == padded) std::copy_n(padded, count, output + place);
-    if (RankMethod::kSifts) write_sifted(tile + 1 == tiles.end);
+    if (RankMethod::kCompacts) write_compacted(tile + 1 == tiles.end);
     CountRanks(ranks_of, number, counts);
     number = 0;
   }

@@ -28,7 +28,7 @@ void SumTerms(const Tile<Source> &tile, const Row &row, DoubleSum *sum) {
     Floats scores[kVectors];
     LoadGroup(tile, i, scores);
     for (size_t j = 0; j < row.targets.size(); ++j) {
-      const Floats threshold = Fill(row.thresholds[j]);
+      const Floats threshold = Set(row.thresholds[j]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sum->Add(Hinge(scores[v] - threshold));
     }
@@ -41,7 +41,7 @@ template <class T, class HingeMethod>
 void SumHinges(const Batch &batch, const Row &row, Tiles tiles, bool clamp, const HingeMethod method,
                DoubleSum *total) {
   DoubleSum sum;
-  Sifted sifted;
+  Compacted compacted;
   const auto add = [&](const Floats(&scores)[kVectors]) MLML_INLINE_LAMBDA {
     Floats hinges[kVectors];
     method.Hinges(scores, hinges);
@@ -52,17 +52,17 @@ void SumHinges(const Batch &batch, const Row &row, Tiles tiles, bool clamp, cons
     }
     sum.Add(hinges[0]);
   };
-  const auto add_sifted = [&](bool last) MLML_INLINE_LAMBDA {
-    TakeSifted(row, last, &sifted,
-               [&](const Floats(&scores)[kVectors], const int32_t *, int64_t) MLML_INLINE_LAMBDA { add(scores); });
+  const auto add_compacted = [&](bool last) MLML_INLINE_LAMBDA {
+    TakeCompacted(row, last, &compacted,
+                  [&](const Floats(&scores)[kVectors], const int32_t *, int64_t) MLML_INLINE_LAMBDA { add(scores); });
   };
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     WithTile(ScoresFrom<T>(batch, row, tile * kTile), batch.scores.classes, row, tile, clamp, [&](const auto &scores) {
-      TakeOrSift<HingeMethod::kSifts>(
-          scores, row, 0, &sifted, [&](int64_t, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { add(group); },
+      TakeOrCompact<HingeMethod::kCompacts>(
+          scores, row, 0, &compacted, [&](int64_t, const Floats(&group)[kVectors]) MLML_INLINE_LAMBDA { add(group); },
           [](int64_t) {});
     });
-    if (HingeMethod::kSifts) add_sifted(tile + 1 == tiles.end);
+    if (HingeMethod::kCompacts) add_compacted(tile + 1 == tiles.end);
   }
   *total = sum;
 }

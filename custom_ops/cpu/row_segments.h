@@ -20,15 +20,15 @@ namespace {
 constexpr int kRootLevels = 1;
 #else
 constexpr int kRootLevels = 2;
-static_assert(kFirstPlace == 0 && kPlaceStep == 1, "a count is a place");
+static_assert(kFirstSlot == 0 && kSlotStep == 1, "a count is a slot");
 #endif
 
-// Each further level decides the next bit of a place: so its nodes are a table that the bits so far look up. A place is
+// Each further level decides the next bit of a slot: so its nodes are a table that the bits so far look up. A slot is
 // a segment's number but for the order of the bits.
-int PlaceOf(int segment, int levels) {
-  int place = segment >> (levels - kRootLevels);
-  for (int bit = kRootLevels; bit < levels; ++bit) place |= (segment >> (levels - 1 - bit) & 1) << bit;
-  return place;
+int SlotOf(int segment, int levels) {
+  int slot = segment >> (levels - kRootLevels);
+  for (int bit = kRootLevels; bit < levels; ++bit) slot |= (segment >> (levels - 1 - bit) & 1) << bit;
+  return slot;
 }
 
 // How many nodes each level of a tree has room for: a whole number of vectors, and what the last needs.
@@ -48,30 +48,30 @@ void BuildTree(int levels, Start start, Row *row) {
   for (int level = kRootLevels; level < levels; ++level) {
     const int half = 1 << (levels - level - 1);
     for (int segment = 0; segment < 1 << levels; segment += 2 * half) {
-      bounds[level * LevelSize(levels) + PlaceOf(segment, levels)] = bound(segment + half);
+      bounds[level * LevelSize(levels) + SlotOf(segment, levels)] = bound(segment + half);
     }
   }
 }
 
-// The places of the segments that the scores lie in.
+// The slots of the segments that the scores lie in.
 template <int kLevels>
-MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors], Ints (&places)[kVectors]) {
+MLML_INLINE void FindSlots(const float *bounds, const Floats (&scores)[kVectors], Ints (&slots)[kVectors]) {
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     if constexpr (kRootLevels == 1) {
-      places[v] = AddIfGreater(Ints{} + kFirstPlace, kPlaceStep, scores[v], Fill(bounds[0]));
+      slots[v] = AddIfGreater(Ints{} + kFirstSlot, kSlotStep, scores[v], Set(bounds[0]));
     } else {
-      places[v] = Ints{};
+      slots[v] = Ints{};
 #pragma GCC unroll 4
-      for (int i = 0; i < (1 << kRootLevels) - 1; ++i) places[v] = CountGreater(places[v], scores[v], Fill(bounds[i]));
+      for (int i = 0; i < (1 << kRootLevels) - 1; ++i) slots[v] = CountGreater(slots[v], scores[v], Set(bounds[i]));
     }
   }
 #pragma GCC unroll 8
   for (int level = kRootLevels; level < kLevels; ++level) {
-    const Table<LevelSize(kLevels)> nodes(bounds + level * LevelSize(kLevels));
+    const TableLookup<LevelSize(kLevels)> nodes(bounds + level * LevelSize(kLevels));
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      places[v] = AddIfGreater(places[v], kPlaceStep << level, scores[v], nodes(places[v]));
+      slots[v] = AddIfGreater(slots[v], kSlotStep << level, scores[v], nodes(slots[v]));
     }
   }
 }
@@ -79,22 +79,22 @@ MLML_INLINE void FindPlaces(const float *bounds, const Floats (&scores)[kVectors
 // Cuts the sorted thresholds, padded by +inf, into 2^levels segments. There is no threshold at the last position of the
 // last.
 void BuildSegments(int levels, Row *row) {
-  row->depth = (row->sorted_count >> levels) + 1;
-  BuildTree(levels, [=](int segment) { return segment * row->depth; }, row);
+  row->segment_size = (row->sorted_count >> levels) + 1;
+  BuildTree(levels, [=](int segment) { return segment * row->segment_size; }, row);
 }
 
 // The segments' ranks: how many thresholds are less than all of each, and its own.
 void BuildSegmentRanks(Row *row) {
   const int segments = 1 << row->levels;
   row->first.Assign(segments, 0);
-  row->steps.Assign((row->depth - 1) * segments, kInfinity);
+  row->steps.Assign((row->segment_size - 1) * segments, kInfinity);
   for (int segment = 0; segment < segments; ++segment) {
-    const int place = PlaceOf(segment, row->levels);
-    const int64_t first = segment * row->depth;
+    const int slot = SlotOf(segment, row->levels);
+    const int64_t first = segment * row->segment_size;
     if (first > row->sorted_count) break;  // no score is greater than +inf
-    row->first.data()[place] = static_cast<int32_t>(first);
-    for (int64_t step = 0; step < row->depth - 1; ++step) {
-      row->steps.data()[step * segments + place] = row->sorted.data()[first + step];
+    row->first.data()[slot] = static_cast<int32_t>(first);
+    for (int64_t step = 0; step < row->segment_size - 1; ++step) {
+      row->steps.data()[step * segments + slot] = row->sorted.data()[first + step];
     }
   }
 }
@@ -104,21 +104,21 @@ void BuildSegmentLines(Row *row) {
   const int segments = 1 << row->levels;
   const float *sorted = row->sorted.data();
   for (Aligned<float> *table : {&row->slope, &row->anchor, &row->start}) table->Assign(segments, 0);
-  row->lines.Assign((row->depth - 1) * segments, -kInfinity);
+  row->lines.Assign((row->segment_size - 1) * segments, -kInfinity);
   double sum = 0;  // of the thresholds below the segment
   for (int segment = 0; segment < segments; ++segment) {
-    const int place = PlaceOf(segment, row->levels);
-    const int64_t first = segment * row->depth;
+    const int slot = SlotOf(segment, row->levels);
+    const int64_t first = segment * row->segment_size;
     if (first > row->sorted_count) break;
     const float anchor = sorted[std::max<int64_t>(first - 1, 0)];
-    row->slope.data()[place] = static_cast<float>(first);
-    row->anchor.data()[place] = anchor;
-    row->start.data()[place] = static_cast<float>(static_cast<double>(first) * anchor - sum);
+    row->slope.data()[slot] = static_cast<float>(first);
+    row->anchor.data()[slot] = anchor;
+    row->start.data()[slot] = static_cast<float>(static_cast<double>(first) * anchor - sum);
     double distances = 0;
-    for (int64_t step = 0; step < row->depth; ++step) {
+    for (int64_t step = 0; step < row->segment_size; ++step) {
       sum += sorted[first + step];
       distances += static_cast<double>(sorted[first + step]) - anchor;
-      if (step < row->depth - 1) row->lines.data()[step * segments + place] = LineStart(distances);
+      if (step < row->segment_size - 1) row->lines.data()[step * segments + slot] = LineStart(distances);
     }
   }
 }
@@ -126,7 +126,7 @@ void BuildSegmentLines(Row *row) {
 template <int kLevels>
 class SegmentHinges {
  public:
-  static constexpr bool kSifts = true;
+  static constexpr bool kCompacts = true;
 
   explicit SegmentHinges(const Row &row)
       : bounds_(row.bounds.data()),
@@ -134,17 +134,17 @@ class SegmentHinges {
         anchor_(row.anchor.data()),
         start_(row.start.data()),
         lines_(row.lines.data()),
-        end_(lines_ + ((row.depth - 1) << kLevels)) {}
+        end_(lines_ + ((row.segment_size - 1) << kLevels)) {}
 
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
-    using Lookup = Table<1 << kLevels>;
-    Ints places[kVectors];
-    FindPlaces<kLevels>(bounds_, scores, places);
+    using Lookup = TableLookup<1 << kLevels>;
+    Ints slots[kVectors];
+    FindSlots<kLevels>(bounds_, scores, slots);
     Floats distances[kVectors];
     const Lookup anchor(anchor_);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      distances[v] = scores[v] - anchor(places[v]);
+      distances[v] = scores[v] - anchor(slots[v]);
       hinges[v] = Floats{};
     }
     Floats steeper = {};
@@ -153,12 +153,12 @@ class SegmentHinges {
       steeper += 1;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        hinges[v] = MaxOfPositive(hinges[v], MultiplyAdd(distances[v], steeper, starts(places[v])));
+        hinges[v] = MaxOfPositive(hinges[v], MulAdd(distances[v], steeper, starts(slots[v])));
       }
     }
     const Lookup slope(slope_), start(start_);
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) hinges[v] += MultiplyAdd(slope(places[v]), distances[v], start(places[v]));
+    for (int v = 0; v < kVectors; ++v) hinges[v] += MulAdd(slope(slots[v]), distances[v], start(slots[v]));
   }
 
  private:
@@ -168,26 +168,26 @@ class SegmentHinges {
 template <int kLevels>
 class SegmentRanks {
  public:
-  static constexpr bool kSifts = true;
+  static constexpr bool kCompacts = true;
   static constexpr bool kCountsTargets = false;
 
   explicit SegmentRanks(const Row &row)
       : bounds_(row.bounds.data()),
         first_(reinterpret_cast<const float *>(row.first.data())),
         steps_(row.steps.data()),
-        end_(steps_ + ((row.depth - 1) << kLevels)) {}
+        end_(steps_ + ((row.segment_size - 1) << kLevels)) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
-    using Lookup = Table<1 << kLevels>;
-    Ints places[kVectors];
-    FindPlaces<kLevels>(bounds_, scores, places);
+    using Lookup = TableLookup<1 << kLevels>;
+    Ints slots[kVectors];
+    FindSlots<kLevels>(bounds_, scores, slots);
     const Lookup first(first_);
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) ranks[v] = reinterpret_cast<Ints>(first(places[v]));
+    for (int v = 0; v < kVectors; ++v) ranks[v] = reinterpret_cast<Ints>(first(slots[v]));
     for (const float *step = steps_; step != end_; step += 1 << kLevels) {
       const Lookup thresholds(step);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v], scores[v], thresholds(places[v]));
+      for (int v = 0; v < kVectors; ++v) ranks[v] = CountGreater(ranks[v], scores[v], thresholds(slots[v]));
     }
   }
 

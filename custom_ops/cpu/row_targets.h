@@ -82,7 +82,7 @@ void ComputeThresholds(ScoreOf score_of, Row *row) {
   constexpr int64_t kPadding = 8 * kLanes;  // a whole number of groups
   const auto count = static_cast<int64_t>(row->targets.size());
   row->thresholds.resize((count + kPadding - 1) / kPadding * kPadding);
-  Floats least = Fill(kInfinity), check = {};
+  Floats least = Set(kInfinity), check = {};
   for (int64_t begin = 0; begin < count; begin += kPadding) {
     // Of many scores at a time: a vector of those that were just stored one by one would have to wait for them.
     T scores[kPadding];
@@ -91,7 +91,7 @@ void ComputeThresholds(ScoreOf score_of, Row *row) {
     for (int64_t i = number; i % kLanes != 0; ++i) scores[i] = scores[0];
     for (int64_t i = 0; i < number; i += kLanes) {
       const Floats score = Load(scores + i), threshold = Threshold(score);
-      const Floats sortable = threshold == threshold ? threshold : Fill(kInfinity);  // as SortableThreshold
+      const Floats sortable = threshold == threshold ? threshold : Set(kInfinity);  // as SortableThreshold
       Store(&row->thresholds[begin + i], sortable);
       least = Min(least, sortable);
       check += score * 0.0f;
@@ -108,7 +108,7 @@ void ComputeThresholds(ScoreOf score_of, Row *row) {
   if (!finite) {
     for (int64_t j = 0; j < count; ++j) row->target_flags |= FlagsOfTarget(ToFloat(score_of(j)));
   }
-  row->absent = row->least == -kInfinity ? -kInfinity : kLowest;
+  row->masked_score = row->least == -kInfinity ? -kInfinity : kLowest;
 }
 
 // Reads the row's targets. False if there are none.

@@ -38,22 +38,22 @@ void StoreAll(const float *from, int64_t count, void *to) {
   for (; i < count; ++i) values[i] = FromDouble<T>(from[i]);
 }
 
-// Loads a tile of scores, pads it to whole groups, and takes the targets out. Nothing in it is less than row.absent;
-// NaN stays NaN.
+// Loads a tile of scores, pads it to whole groups, and takes the targets out. Nothing in it is less than
+// row.masked_score; NaN stays NaN.
 template <class T>
 void LoadTile(const T *input, int64_t classes, const Row &row, int64_t tile, float *scores) {
   const int64_t begin = tile * kTile;  // of which `input` holds the scores
   const int64_t count = std::min(kTile, classes - begin);
-  const Floats absent = Fill(row.absent);
+  const Floats masked_score = Set(row.masked_score);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Max(absent, Load(input + i)));
+  for (; i + kLanes <= count; i += kLanes) Store(scores + i, Max(masked_score, Load(input + i)));
   for (; i < count; ++i) {
     const float score = ToFloat(input[i]);
-    scores[i] = score < row.absent ? row.absent : score;
+    scores[i] = score < row.masked_score ? row.masked_score : score;
   }
-  for (; i % kGroup != 0; ++i) scores[i] = row.absent;
+  for (; i % kGroup != 0; ++i) scores[i] = row.masked_score;
   for (int64_t j = TileBegin(row, tile); j < row.tile_ends[tile]; ++j) {
-    scores[row.targets[row.by_tile[j]] - begin] = row.absent;
+    scores[row.targets[row.by_tile[j]] - begin] = row.masked_score;
   }
 }
 
@@ -77,7 +77,7 @@ MLML_INLINE void LoadGroup(const Tile<Source> &tile, int64_t i, Floats (&group)[
 }
 
 // Calls use(tile) with a tile of the row, whose scores are given: as it lies in memory where it can, otherwise, or if
-// told to, a copy in which nothing is less than row.absent.
+// told to, a copy in which nothing is less than row.masked_score.
 template <class T, class Use>
 void WithTile(const T *scores, int64_t classes, const Row &row, int64_t tile, bool copy, Use use) {
   const int64_t count = std::min(kTile, classes - tile * kTile);
@@ -91,8 +91,8 @@ void WithTile(const T *scores, int64_t classes, const Row &row, int64_t tile, bo
   use(Tile<float>{copied, (count + kGroup - 1) / kGroup * kGroup, reinterpret_cast<const float *>(scores + kTile)});
 }
 
-// Scores that may be active, sifted out of consecutive tiles until they make groups, and their places in these.
-struct Sifted {
+// Scores that may be active, compacted out of consecutive tiles until they make groups, and their places in these.
+struct Compacted {
   float scores[kTile + kGroup];
   int32_t places[kTile + kGroup];
   int64_t number = 0;
@@ -100,20 +100,20 @@ struct Sifted {
 
 // Calls take(i, scores) for the groups of the tile, i being the group's place in it.
 //
-// With kSifts only for those in which many scores may be active: greater than the least threshold, or NaN. Late in
+// With kCompacts only for those in which many scores may be active: greater than the least threshold, or NaN. Late in
 // training these are few; the others add nothing to the loss and have no gradient. From the other groups they are
-// sifted, after a call of pass(i). `begin` is the tile's place.
-template <bool kSifts, class Source, class Take, class Pass>
-MLML_INLINE void TakeOrSift(const Tile<Source> &tile, const Row &row, int64_t begin, Sifted *sifted, Take take,
-                            Pass pass) {
-  int64_t number = sifted->number;
-  const Floats least = Fill(row.least);
+// compacted, after a call of pass(i). `begin` is the tile's place.
+template <bool kCompacts, class Source, class Take, class Pass>
+MLML_INLINE void TakeOrCompact(const Tile<Source> &tile, const Row &row, int64_t begin, Compacted *compacted, Take take,
+                               Pass pass) {
+  int64_t number = compacted->number;
+  const Floats least = Set(row.least);
   Ints place;
   for (int lane = 0; lane < kLanes; ++lane) place[lane] = static_cast<int32_t>(begin) + lane;
   for (int64_t i = 0; i < tile.count; i += kGroup) {
     Floats scores[kVectors];
     LoadGroup(tile, i, scores);
-    if (!kSifts || Count(NotAtMost(scores[0], least)) + Count(NotAtMost(scores[1], least)) >= kLanes) {
+    if (!kCompacts || CountTrue(NotAtMost(scores[0], least)) + CountTrue(NotAtMost(scores[1], least)) >= kLanes) {
       take(i, scores);
       continue;
     }
@@ -121,32 +121,33 @@ MLML_INLINE void TakeOrSift(const Tile<Source> &tile, const Row &row, int64_t be
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const Lanes active = NotAtMost(scores[v], least);
-      Compress(active, scores[v], sifted->scores + number);
-      Compress(active, place + static_cast<int32_t>(i + v * kLanes), sifted->places + number);
-      number += Count(active);
+      CompressStore(active, scores[v], compacted->scores + number);
+      CompressStore(active, place + static_cast<int32_t>(i + v * kLanes), compacted->places + number);
+      number += CountTrue(active);
     }
   }
-  sifted->number = number;
+  compacted->number = number;
 }
 
-// Calls take(scores, places, number) for each whole group that was sifted, and keeps what is left; or, if it is the
-// last time, also for what is left: of the last group only `number` scores have been sifted, the others are row.absent.
+// Calls take(scores, places, number) for each whole group that was compacted, and keeps what is left; or, if it is the
+// last time, also for what is left: of the last group only `number` scores have been compacted, the others are
+// row.masked_score.
 template <class Take>
-MLML_INLINE void TakeSifted(const Row &row, bool last, Sifted *sifted, Take take) {
+MLML_INLINE void TakeCompacted(const Row &row, bool last, Compacted *compacted, Take take) {
   int64_t begin = 0;
   if (last) {
-    for (int64_t i = sifted->number; i % kGroup != 0; ++i) sifted->scores[i] = row.absent;
+    for (int64_t i = compacted->number; i % kGroup != 0; ++i) compacted->scores[i] = row.masked_score;
   }
-  for (; last ? begin < sifted->number : begin + kGroup <= sifted->number; begin += kGroup) {
+  for (; last ? begin < compacted->number : begin + kGroup <= compacted->number; begin += kGroup) {
     Floats scores[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) scores[v] = Load(sifted->scores + begin + v * kLanes);
-    take(scores, sifted->places + begin, std::min(kGroup, sifted->number - begin));
+    for (int v = 0; v < kVectors; ++v) scores[v] = Load(compacted->scores + begin + v * kLanes);
+    take(scores, compacted->places + begin, std::min(kGroup, compacted->number - begin));
   }
   if (begin == 0) return;
-  std::copy(sifted->scores + begin, sifted->scores + std::max(begin, sifted->number), sifted->scores);
-  std::copy(sifted->places + begin, sifted->places + std::max(begin, sifted->number), sifted->places);
-  sifted->number = std::max<int64_t>(sifted->number - begin, 0);
+  std::copy(compacted->scores + begin, compacted->scores + std::max(begin, compacted->number), compacted->scores);
+  std::copy(compacted->places + begin, compacted->places + std::max(begin, compacted->number), compacted->places);
+  compacted->number = std::max<int64_t>(compacted->number - begin, 0);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef double Doubles __attribute__((vector_size(kLanes * 4)));  // half as many lanes
 
-inline Floats Fill(float value) { return value - Floats{}; }
+inline Floats Set(float value) { return value - Floats{}; }
 
 inline Floats Load(const float *from) {
   Floats value;
@@ -61,12 +61,12 @@ inline void StoreNarrowed(uint16_t *to, Ints value) {
 // What follows is defined once for each instruction set, in the file that is included below.
 
 Floats Load(const Float16 *from);
-void Store(Float16 *to, Floats value);             // rounded to nearest, ties to even
-Floats Max(Floats a, Floats b);                    // the greater of the two; b where either is NaN
-Floats MaxOfPositive(Floats a, Floats b);          // the greater where a is not negative; a or b where either is NaN
-Floats Min(Floats a, Floats b);                    // the less; b where either is NaN
-Floats Hinge(Floats value);                        // 0 or the value, if that is greater; NaN where it is NaN
-Floats MultiplyAdd(Floats a, Floats b, Floats c);  // a * b + c, rounded once where the processor can
+void Store(Float16 *to, Floats value);        // rounded to nearest, ties to even
+Floats Max(Floats a, Floats b);               // the greater of the two; b where either is NaN
+Floats MaxOfPositive(Floats a, Floats b);     // the greater where a is not negative; a or b where either is NaN
+Floats Min(Floats a, Floats b);               // the less; b where either is NaN
+Floats Hinge(Floats value);                   // 0 or the value, if that is greater; NaN where it is NaN
+Floats MulAdd(Floats a, Floats b, Floats c);  // a * b + c, rounded once where the processor can
 Floats ToFloats(Ints value);
 Ints Truncate(Floats value);  // towards 0; the value must fit
 
@@ -79,20 +79,21 @@ bool AnyNegative(Ints value);
 template <int kMask>
 Floats Exchange(Floats value);
 
-// A set of lanes, of a type Lanes, has these: NotAtMost(a, b) are those where a <= b does not hold, Count(lanes) says
-// how many they are, and Compress(lanes, from, to) stores their values one after the other, and kLanes values in all.
+// A set of lanes, of a type Lanes, has these: NotAtMost(a, b) are those where a <= b does not hold, CountTrue(lanes)
+// says how many they are, and CompressStore(lanes, from, to) stores their values one after the other, and kLanes values
+// in all.
 
 Doubles LowHalf(Floats value);
 Doubles HighHalf(Floats value);
 
 // A table of kSize floats, a whole number of vectors. table(place) looks up one entry per lane. The place of entry i is
-// kFirstPlace + i * kPlaceStep: on NEON the numbers of its bytes.
+// kFirstSlot + i * kSlotStep: on NEON the numbers of its bytes.
 template <int kSize>
-class Table;
+class TableLookup;
 #if defined(MLML_NEON)
-constexpr int32_t kFirstPlace = 0x03020100, kPlaceStep = 0x04040404;
+constexpr int32_t kFirstSlot = 0x03020100, kSlotStep = 0x04040404;
 #else
-constexpr int32_t kFirstPlace = 0, kPlaceStep = 1;
+constexpr int32_t kFirstSlot = 0, kSlotStep = 1;
 #endif
 
 // For each lane, the four floats (or int32) of rows[index]: columns[c] has number c of each.

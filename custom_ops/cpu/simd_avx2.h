@@ -24,7 +24,7 @@ inline Floats MaxOfPositive(Floats a, Floats b) {
       _mm256_max_epi32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));  // more units can do it
 }
 inline Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
-inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats MulAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
 inline bool AnyNegative(Ints value) { return _mm256_movemask_ps(reinterpret_cast<__m256>(value)) != 0; }
 
@@ -38,7 +38,7 @@ inline Floats Exchange(Floats value) {
 
 using Lanes = int;  // a bit for each
 inline Lanes NotAtMost(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)); }
-inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }
+inline int CountTrue(Lanes lanes) { return __builtin_popcount(lanes); }
 
 // For each set of lanes, the numbers of those that are in it.
 struct LaneNumbers {
@@ -59,17 +59,17 @@ inline constexpr LaneNumbers kLaneNumbers = NumbersOfLanes();
 inline __m256i NumbersOf(Lanes lanes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(kLaneNumbers.numbers[lanes])));
 }
-inline void Compress(Lanes lanes, Floats from, float *to) {
+inline void CompressStore(Lanes lanes, Floats from, float *to) {
   Store(to, _mm256_permutevar8x32_ps(from, NumbersOf(lanes)));
 }
-inline void Compress(Lanes lanes, Ints from, int32_t *to) {
+inline void CompressStore(Lanes lanes, Ints from, int32_t *to) {
   Store(to, reinterpret_cast<Ints>(_mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(from), NumbersOf(lanes))));
 }
 
 template <int kSize>
-class Table {
+class TableLookup {
  public:
-  explicit Table(const float *entries) : register_(Load(entries)) {
+  explicit TableLookup(const float *entries) : register_(Load(entries)) {
     static_assert(kSize == kLanes, "one permutation looks up as many");
   }
 

@@ -21,7 +21,7 @@ inline Floats MaxOfPositive(Floats a, Floats b) {
 }
 inline Floats Min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats Hinge(Floats value) { return _mm512_max_ps(Floats{}, value); }
-inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats MulAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 inline Floats ToFloats(Ints value) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(value)); }
 
@@ -46,9 +46,9 @@ inline Floats Exchange(Floats value) {
 
 using Lanes = __mmask16;
 inline Lanes NotAtMost(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
-inline int Count(Lanes lanes) { return __builtin_popcount(lanes); }
-inline void Compress(Lanes lanes, Floats from, float *to) { Store(to, _mm512_maskz_compress_ps(lanes, from)); }
-inline void Compress(Lanes lanes, Ints from, int32_t *to) {
+inline int CountTrue(Lanes lanes) { return __builtin_popcount(lanes); }
+inline void CompressStore(Lanes lanes, Floats from, float *to) { Store(to, _mm512_maskz_compress_ps(lanes, from)); }
+inline void CompressStore(Lanes lanes, Ints from, int32_t *to) {
   Store(to, reinterpret_cast<Ints>(_mm512_maskz_compress_epi32(lanes, reinterpret_cast<__m512i>(from))));
 }
 
@@ -56,9 +56,9 @@ inline Doubles LowHalf(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_p
 inline Doubles HighHalf(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
 
 template <int kSize>
-class Table {
+class TableLookup {
  public:
-  explicit Table(const float *entries) : low_(Load(entries)), high_(Load(entries + kSize - kLanes)) {
+  explicit TableLookup(const float *entries) : low_(Load(entries)), high_(Load(entries + kSize - kLanes)) {
     static_assert(kSize == kLanes || kSize == 2 * kLanes, "one permutation looks up as many");
   }
 

@@ -41,7 +41,7 @@ inline Doubles LowHalf(Floats value) { return Doubles{value[0], value[1]}; }
 inline Doubles HighHalf(Floats value) { return Doubles{value[2], value[3]}; }
 inline Floats MaxOfPositive(Floats a, Floats b) { return Max(a, b); }
 inline Floats Min(Floats a, Floats b) { return a < b ? a : b; }
-inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats MulAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 
 inline bool AnyNegative(Ints value) {
   uint64_t halves[2];
@@ -56,10 +56,10 @@ inline Floats Exchange(Floats value) {
 
 using Lanes = Ints;  // -1 for those in it, 0 for the others
 inline Lanes NotAtMost(Floats a, Floats b) { return ~(a <= b); }
-inline int Count(Lanes lanes) { return -(lanes[0] + lanes[1] + lanes[2] + lanes[3]); }
+inline int CountTrue(Lanes lanes) { return -(lanes[0] + lanes[1] + lanes[2] + lanes[3]); }
 
 template <class Values, class Value>
-MLML_INLINE void Compress(Lanes lanes, Values from, Value *to) {
+MLML_INLINE void CompressStore(Lanes lanes, Values from, Value *to) {
   for (int lane = 0; lane < kLanes; ++lane) {
     *to = from[lane];
     to -= lanes[lane];
@@ -67,9 +67,9 @@ MLML_INLINE void Compress(Lanes lanes, Values from, Value *to) {
 }
 
 template <int kSize>
-class Table {
+class TableLookup {
  public:
-  explicit Table(const float *entries) : entries_(entries) {}
+  explicit TableLookup(const float *entries) : entries_(entries) {}
 
   MLML_INLINE Floats operator()(Ints place) const {
     return Floats{entries_[place[0]], entries_[place[1]], entries_[place[2]], entries_[place[3]]};

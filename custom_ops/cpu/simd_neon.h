@@ -22,7 +22,7 @@ inline Floats Min(Floats a, Floats b) { return vbslq_f32(vcltq_f32(a, b), a, b);
 inline Floats MaxOfPositive(Floats a, Floats b) { return vmaxq_f32(a, b); }
 inline Floats Hinge(Floats value) { return vmaxq_f32(Floats{}, value); }
 // One instruction, or an addition where b is 1: the processor adds as fast as it multiplies.
-inline Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats MulAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 
 inline Ints AddIfGreater(Ints value, int add, Floats a, Floats b) {
   return vbslq_s32(vdupq_n_u32(add), vreinterpretq_s32_u32(vcgtq_f32(a, b)), value);
@@ -63,14 +63,14 @@ constexpr LaneBytes BytesOfLanes() {
 }
 inline constexpr LaneBytes kLaneBytes = BytesOfLanes();
 
-inline int Count(Lanes lanes) { return kLaneBytes.counts[lanes]; }
+inline int CountTrue(Lanes lanes) { return kLaneBytes.counts[lanes]; }
 inline uint8x16_t CompressBytes(Lanes lanes, uint8x16_t from) {
   return vqtbl1q_u8(from, vld1q_u8(kLaneBytes.bytes[lanes]));
 }
-inline void Compress(Lanes lanes, Floats from, float *to) {
+inline void CompressStore(Lanes lanes, Floats from, float *to) {
   Store(to, vreinterpretq_f32_u8(CompressBytes(lanes, vreinterpretq_u8_f32(from))));
 }
-inline void Compress(Lanes lanes, Ints from, int32_t *to) {
+inline void CompressStore(Lanes lanes, Ints from, int32_t *to) {
   Store(to, vreinterpretq_s32_u8(CompressBytes(lanes, vreinterpretq_u8_s32(from))));
 }
 
@@ -79,9 +79,9 @@ inline Doubles HighHalf(Floats value) { return vcvt_high_f64_f32(value); }
 
 // A place has the numbers of the four bytes of its entry.
 template <int kSize>
-class Table {
+class TableLookup {
  public:
-  explicit Table(const float *entries) : registers_(LoadRegisters(reinterpret_cast<const uint8_t *>(entries))) {}
+  explicit TableLookup(const float *entries) : registers_(LoadRegisters(reinterpret_cast<const uint8_t *>(entries))) {}
 
   MLML_INLINE Floats operator()(Ints place) const {
     const uint8x16_t bytes = vreinterpretq_u8_s32(place);

@@ -21,19 +21,19 @@ struct GradientShared : Tree<kBlock> {
   float value[Tree<kBlock>::kPlaces];  // [k]: the gradient of a class that is active with k targets
 };
 
-// Writes consecutive gradients, those whose bit in `absent` is not set.
+// Writes consecutive gradients, those whose bit in `excluded` is not set.
 template <class T, int kSize>
-__device__ void Store(const float (&values)[kSize], uint32_t absent, bool aligned, T *to) {
+__device__ void Store(const float (&values)[kSize], uint32_t excluded, bool aligned, T *to) {
   Vector<T> vector;
 #pragma unroll
   for (int e = 0; e < kSize; ++e) Round(values[e], &vector.values[e]);
-  if (absent == 0 && aligned) {
+  if (excluded == 0 && aligned) {
     *reinterpret_cast<Vector<T> *>(to) = vector;
     return;
   }
 #pragma unroll
   for (int e = 0; e < kSize; ++e) {
-    if (!(absent >> e & 1)) to[e] = vector.values[e];
+    if (!(excluded >> e & 1)) to[e] = vector.values[e];
   }
 }
 
@@ -94,7 +94,7 @@ __device__ bool GradientOfOthers(const Row<T, kSlice> &row, int64_t begin, int64
   // Where a vector of scores is aligned, so is one of gradients.
   const bool aligned = (reinterpret_cast<uintptr_t>(row.scores) ^ reinterpret_cast<uintptr_t>(gradient)) % 16 == 0;
   bool has_nan = false;
-  ForEachVector<kBlock>(row, begin, end, -kInfinity, shared, [&](int64_t i, const auto &scores, uint32_t absent) {
+  ForEachVector<kBlock>(row, begin, end, -kInfinity, shared, [&](int64_t i, const auto &scores, uint32_t excluded) {
     int ranks[kSize];
     float values[kSize];
     Rank(shared->nodes, levels, scores, ranks);
@@ -104,7 +104,7 @@ __device__ bool GradientOfOthers(const Row<T, kSlice> &row, int64_t begin, int64
       values[e] = shared->value[ranks[e]];
       if (ranks[e] > 0) atomicAdd(&shared->counts[ranks[e] * ways + way], 1u);
     }
-    Store(values, absent, aligned, gradient + i);
+    Store(values, excluded, aligned, gradient + i);
   });
   return __syncthreads_or(has_nan) != 0;
 }

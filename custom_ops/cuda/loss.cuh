@@ -55,9 +55,9 @@ __device__ double BlockSum(double value, Tree<kBlock> *tree) {
 template <int kBlock, class T, bool kSlice>
 __device__ __noinline__ int FindFlags(const Row<T, kSlice> &row, int64_t begin, int64_t end, Tree<kBlock> *tree) {
   int mine = 0;
-  ForEachVector<kBlock>(row, begin, end, 0, tree, [&](int64_t, const auto &scores, uint32_t absent) {
+  ForEachVector<kBlock>(row, begin, end, 0, tree, [&](int64_t, const auto &scores, uint32_t excluded) {
     for (int e = 0; e < Vector<T>::kSize; ++e) {
-      if (!(absent >> e & 1)) mine |= FlagsOfOther(scores[e]);
+      if (!(excluded >> e & 1)) mine |= FlagsOfOther(scores[e]);
     }
   });
   for (int64_t j = threadIdx.x; j < row.num_targets; j += kBlock) mine |= FlagsOfTarget(TargetScore(row, j));

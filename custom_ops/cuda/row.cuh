@@ -163,8 +163,8 @@ __device__ void MarkTargets(const Row<T, kSlice> &row, int64_t first, int count,
   __syncthreads();
 }
 
-// Calls use(i, scores, absent) for the classes [begin, end), with several consecutive scores at once, after a barrier.
-// Bit b of `absent` says that class i + b is a target or not in the range; its score is given as `stand_in`.
+// Calls use(i, scores, excluded) for the classes [begin, end), with several consecutive scores at once, after a
+// barrier. Bit b of `excluded` says that class i + b is a target or not in the range; its score is given as `stand_in`.
 template <int kBlock, class T, bool kSlice, class Shared, class Use>
 __device__ void ForEachVector(const Row<T, kSlice> &row, int64_t begin, int64_t end, float stand_in, Shared *shared,
                               Use use) {
@@ -195,17 +195,17 @@ __device__ void ForEachVector(const Row<T, kSlice> &row, int64_t begin, int64_t 
       const Vector<T> vector = next;
       next = after_next;
       if (bit + 2 * kStride < kTile) after_next = load(i + 2 * kStride);  // arrives while two vectors are worked on
-      uint32_t absent = shared->is_target[bit / 32] >> (bit % 32) & ((1u << kSize) - 1);
+      uint32_t excluded = shared->is_target[bit / 32] >> (bit % 32) & ((1u << kSize) - 1);
       if (!inside(i)) {
 #pragma unroll
         for (int e = 0; e < kSize; ++e) {
-          if (i + e < begin || i + e >= end) absent |= 1u << e;
+          if (i + e < begin || i + e >= end) excluded |= 1u << e;
         }
       }
       float scores[kSize];
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) scores[e] = absent >> e & 1 ? stand_in : ToFloat(vector.values[e]);
-      use(i, scores, absent);
+      for (int e = 0; e < kSize; ++e) scores[e] = excluded >> e & 1 ? stand_in : ToFloat(vector.values[e]);
+      use(i, scores, excluded);
     }
   }
 }

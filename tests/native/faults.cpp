@@ -48,8 +48,8 @@ extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
 
 long calls = 0, failures = 0, mistakes = 0;
 
-// Lets the first, the second, ... allocation of a call fail, until the call needs no more; of a call with hundreds, every
-// tenth or so. (That of a helper may fail unseen: the others do its work.)
+// Lets the first, the second, ... allocation of a call fail, until the call needs no more; of a call with hundreds,
+// every tenth or so. (That of a helper may fail unseen: the others do its work.)
 template <class Batch>
 void FailAllocations(const int64_t (&shape)[3], int threads, bool forward) {
   MultilabelMarginLossSetThreads(1);

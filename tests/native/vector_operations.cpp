@@ -66,7 +66,7 @@ void CheckLoadAndStore() {
   for (int i = 0; i < kLanes; ++i) {
     Require(SameBits(vector[i], floats[i + 1]) && SameBits(stored[i + 1], floats[i + 1]), "Load, Store of float32");
     Require(int_vector[i] == ints[i + 1] && stored_ints[i + 1] == ints[i + 1], "Load, Store of int32");
-    Require(Fill(0.1f)[i] == 0.1f, "Fill");
+    Require(Set(0.1f)[i] == 0.1f, "Set");
   }
   Require(stored[0] == 0 && stored[kLanes + 1] == 0, "Store writes its lanes only");
 }
@@ -139,12 +139,12 @@ void CheckComparisons() {
   float compressed_values[kLanes];
   for (int i = 0; i < kLanes; ++i) numbers[i] = i;
   const auto not_at_most = NotAtMost(a.Vector(), b.Vector());
-  Compress(not_at_most, Load(numbers), compressed);
-  Compress(not_at_most, a.Vector(), compressed_values);
+  CompressStore(not_at_most, Load(numbers), compressed);
+  CompressStore(not_at_most, a.Vector(), compressed_values);
   for (int i = 0; i < kLanes; ++i) {
     const bool is_greater = a.values[i] > b.values[i];
     if (!(a.values[i] <= b.values[i])) {
-      Require(compressed[count] == i && SameBits(compressed_values[count], a.values[i]), "NotAtMost, Compress");
+      Require(compressed[count] == i && SameBits(compressed_values[count], a.values[i]), "NotAtMost, CompressStore");
       ++count;
     }
     Require(SameBits(max[i], is_greater ? a.values[i] : b.values[i]), "Max");
@@ -158,7 +158,7 @@ void CheckComparisons() {
     Require(added[i] == others[i] + (is_greater ? add : 0), "AddIfGreater");
     Require(counted[i] == counts[i] + is_greater, "CountGreater");
   }
-  Require(Count(not_at_most) == count, "NotAtMost, Count");
+  Require(CountTrue(not_at_most) == count, "NotAtMost, CountTrue");
 }
 
 template <int kMask>
@@ -216,14 +216,14 @@ template <int kSize>
 void CheckTable() {
   std::vector<float> entries(kSize);
   for (int i = 0; i < kSize; ++i) entries[i] = static_cast<float>(i + 1);
-  const Table<kSize> table(entries.data());
+  const TableLookup<kSize> table(entries.data());
   for (int round = 0; round < 50 + kSize; ++round) {
     int32_t indices[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       indices[i] = static_cast<int32_t>(round < kSize ? round + i : generator()) & (kSize - 1);
     }
-    const Floats found = table(Load(indices) * kPlaceStep + kFirstPlace);
-    for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i]], "Table");
+    const Floats found = table(Load(indices) * kSlotStep + kFirstSlot);
+    for (int i = 0; i < kLanes; ++i) Require(found[i] == entries[indices[i]], "TableLookup");
   }
 }
 
@@ -270,9 +270,9 @@ void CheckMultiplyAdd() {
     for (Numbers *lanes : {&a, &b, &c})
       lanes->values[i] = static_cast<float>(static_cast<int>(generator() % 2001) - 1000);
   }
-  const Floats result = MultiplyAdd(a.Vector(), b.Vector(), c.Vector());
+  const Floats result = MulAdd(a.Vector(), b.Vector(), c.Vector());
   for (int i = 0; i < kLanes; ++i) {
-    Require(result[i] == a.values[i] * b.values[i] + c.values[i], "MultiplyAdd");
+    Require(result[i] == a.values[i] * b.values[i] + c.values[i], "MulAdd");
   }
 }
 
