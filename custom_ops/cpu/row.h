@@ -64,6 +64,35 @@ struct alignas(16) Line {
   float slope, anchor, start, unused;
 };
 
+// The table of row_direct.h.
+struct DirectTable {
+  Aligned<float> lines;  // through anchors
+};
+
+// The tree that finds a score's segment.
+struct SegmentTree {
+  int levels = 0;
+  Aligned<float> bounds;
+};
+
+// The tables of row_segments.h, for each segment.
+struct SegmentTable {
+  int64_t segment_size = 1;             // in sorted thresholds
+  Aligned<float> slope, anchor, start;  // the line of the thresholds that are less than all of the segment
+  Aligned<int32_t> first;               // how many these are
+  Aligned<float> steps;                 // the thresholds in the segment
+  Aligned<float> lines;                 // by how much each of these raises the line
+};
+
+// The tables of row_buckets.h.
+struct BucketTable {
+  Aligned<float> origin, factor;  // of each segment: how its scores are spread over its buckets
+  Aligned<int32_t> first_bucket;  // of each segment
+  int64_t count = 0;              // the number of buckets of a segment
+  std::vector<Bucket> all;        // the buckets
+  std::vector<Line> line_of;      // each rank
+};
+
 // A row's targets, prepared for looking up any score: filled once, then only read.
 //
 // Each target has a threshold q (definition.h). Of the sorted thresholds, let k be less than a score x: its rank. The
@@ -84,22 +113,14 @@ struct Row {
   Aligned<float> sorted;                  // the thresholds, sorted, padded by +inf
   int64_t sorted_count = 0;               // without the padding
   std::vector<int32_t> ranks;             // of each threshold, as of a score, padded
-  Aligned<float> lines;                   // through anchors: row_direct.h, row_segments.h
-  int levels = 0;                         // of the tree that finds a score's segment
-  int64_t segment_size = 1;               // how many of the sorted thresholds a segment has
-  Aligned<float> bounds;                  // the tree
-  Aligned<float> slope, anchor, start;    // of each segment: the line of the thresholds that are less than all of it
-  Aligned<int32_t> first;                 // how many these are
-  Aligned<float> steps;                   // the thresholds in each segment
-  Aligned<float> origin, factor;          // of each segment: how its scores are spread over its buckets
-  Aligned<int32_t> first_bucket;          // of each segment
-  int64_t buckets = 0;                    // of a segment
-  std::vector<Bucket> bucket;             // all of them
-  std::vector<Line> line_of;              // each rank
   std::vector<int32_t> thresholds_below;  // for each rank among different thresholds: how many it makes with all
-  std::vector<uint32_t> keys, moved;      // scratch for sorting
-  std::vector<float> value;               // [k], the gradient of a class that is active with k targets
-  bool computes_value = false;            // whether arithmetic in float32 gives just these
+  DirectTable direct;                     // of the method in use
+  SegmentTree tree;                       // of the methods of segments and of buckets
+  SegmentTable segments;
+  BucketTable buckets;
+  std::vector<uint32_t> keys, moved;  // scratch for sorting
+  std::vector<float> value;           // [k], the gradient of a class that is active with k targets
+  bool computes_value = false;        // whether arithmetic in float32 gives just these
 };
 
 // What is found out about the targets' gradients on the way: the number of classes of rank k > 0 (or, with the direct

@@ -1,10 +1,17 @@
-// The method of buckets, for many thresholds: a few operations compute the bucket of a score, and a bucket has few
-// thresholds or none.
+// The method of buckets, for many thresholds: the bucket of a score is computed, and has few thresholds or none.
 //
-// The scores of each segment are spread evenly over its buckets, so that neither an outlier nor a dense cluster among
-// the thresholds spoils more than its own segment. A bucket's number never falls as the score rises, rounding
-// included, and is computed in the same way for thresholds: so those in earlier buckets are less, exactly, and those in
-// later ones are not.
+// The tree of row_segments.h finds the segment of a score. A segment has B buckets (`buckets`), and x lies in bucket
+//
+//   first_bucket[s] + trunc(min(max((x - origin[s]) * factor[s], 0), B - 1)).
+//
+// Example: a segment from 0 to 8 with B = 4 has origin 0 and factor 4 / 8; x = 3 lies in its bucket trunc(1.5) = 1.
+//
+// Invariant: the number of the bucket never decreases as x increases, rounding included, and is computed for thresholds
+// as it is for scores. So thresholds in earlier buckets are < x, those in later ones are not, exactly; only the at most
+// kRoom thresholds of x's own bucket are compared. A bucket with more is marked kCrowded, and searched by bisection.
+// Each segment is divided by itself: an outlier or a dense cluster among the thresholds affects its own segment alone.
+//
+// Cost for a vector of scores: kBucketLevels + 3 permutes, a multiplication, and a load of 16 bytes for each score.
 #pragma once
 
 #include <algorithm>
@@ -30,10 +37,10 @@ constexpr int32_t kCrowded = std::numeric_limits<int32_t>::min();
 class Spread {
  public:
   explicit Spread(const Row &row)
-      : origin_(row.origin.data()),
-        factor_(row.factor.data()),
-        first_bucket_(reinterpret_cast<const float *>(row.first_bucket.data())),
-        last_(static_cast<float>(row.buckets - 1)) {}
+      : origin_(row.buckets.origin.data()),
+        factor_(row.buckets.factor.data()),
+        first_bucket_(reinterpret_cast<const float *>(row.buckets.first_bucket.data())),
+        last_(static_cast<float>(row.buckets.count - 1)) {}
 
   MLML_INLINE Ints operator()(Floats score, Ints slot) const {
     const TableLookup<1 << kBucketLevels> origin(origin_), factor(factor_), first_bucket(first_bucket_);
@@ -61,42 +68,42 @@ constexpr double kTail = 2;
 void BuildSpread(Row *row) {
   const int segments = 1 << kBucketLevels;
   const float *sorted = row->sorted.data();
-  row->buckets = std::max<int64_t>(row->sorted_count * kBucketsPerThreshold / segments, 1);
-  row->origin.Assign(segments, 0);
-  row->factor.Assign(segments, 0);
-  row->first_bucket.Assign(segments, 0);
+  row->buckets.count = std::max<int64_t>(row->sorted_count * kBucketsPerThreshold / segments, 1);
+  row->buckets.origin.Assign(segments, 0);
+  row->buckets.factor.Assign(segments, 0);
+  row->buckets.first_bucket.Assign(segments, 0);
   for (int segment = 0; segment < segments; ++segment) {
     // The first segment has the threshold before its start too.
     const int64_t begin = segment == 0 ? 0 : BucketsStart(segment, row->sorted_count);
     const int64_t end = std::min(BucketsStart(segment + 1, row->sorted_count), row->sorted_count);
     const int slot = SlotOf(segment, kBucketLevels);
-    row->first_bucket.data()[slot] = static_cast<int32_t>(segment * row->buckets);
+    row->buckets.first_bucket.data()[slot] = static_cast<int32_t>(segment * row->buckets.count);
     if (begin >= end) continue;  // it has no thresholds
     const int64_t margin = (end - begin) / 8;
     const double low = sorted[begin + margin], high = sorted[end - 1 - margin];
     const double least = std::max<double>(sorted[begin], low - kTail * (high - low));
     const double greatest = std::min<double>(sorted[end - 1], high + kTail * (high - low));
-    const double factor = static_cast<double>(row->buckets) / (greatest - least);
+    const double factor = static_cast<double>(row->buckets.count) / (greatest - least);
     if (!(factor > 0)) continue;  // all in one bucket
-    row->origin.data()[slot] = static_cast<float>(least);
-    row->factor.data()[slot] = static_cast<float>(std::min<double>(factor, -kLowest));
+    row->buckets.origin.data()[slot] = static_cast<float>(least);
+    row->buckets.factor.data()[slot] = static_cast<float>(std::min<double>(factor, -kLowest));
   }
 }
 
 void BuildBuckets(Row *row) {
   BuildTree(kBucketLevels, [=](int segment) { return BucketsStart(segment, row->sorted_count); }, row);
   BuildSpread(row);
-  const int64_t buckets = row->buckets << kBucketLevels;
+  const int64_t buckets = row->buckets.count << kBucketLevels;
   const float *sorted = row->sorted.data();
-  row->bucket.assign(buckets + 1, {0, {kInfinity, kInfinity, kInfinity}});
-  Bucket *bucket = row->bucket.data();
+  row->buckets.all.assign(buckets + 1, {0, {kInfinity, kInfinity, kInfinity}});
+  Bucket *bucket = row->buckets.all.data();
   const Spread spread(*row);
   int32_t previous = -1;
   int64_t index = 0;  // in the bucket
   for (int64_t rank = 0; rank < row->sorted_count; rank += kLanes) {
     Floats thresholds[kVectors] = {Load(sorted + rank)};
     Ints slots[kVectors];
-    FindSlots<kBucketLevels>(row->bounds.data(), thresholds, slots);
+    FindSlots<kBucketLevels>(row->tree.bounds.data(), thresholds, slots);
     int32_t numbers[kLanes];
     Store(numbers, spread(thresholds[0], slots[0]));
     for (int64_t i = 0; i < std::min<int64_t>(kLanes, row->sorted_count - rank); ++i) {
@@ -117,14 +124,14 @@ void BuildBuckets(Row *row) {
 // The line of each rank.
 void BuildLines(Row *row) {
   const float *sorted = row->sorted.data();
-  row->line_of.resize(row->sorted_count + 1);
-  row->line_of[0] = {0, 0, 0, 0};
+  row->buckets.line_of.resize(row->sorted_count + 1);
+  row->buckets.line_of[0] = {0, 0, 0, 0};
   double sum = 0;  // of the thresholds that are less
   for (int64_t rank = 1; rank <= row->sorted_count; ++rank) {
     const double count = row->thresholds_below[rank];
     const float anchor = sorted[rank - 1];
     sum += (count - row->thresholds_below[rank - 1]) * anchor;
-    row->line_of[rank] = {static_cast<float>(count), anchor, static_cast<float>(count * anchor - sum), 0};
+    row->buckets.line_of[rank] = {static_cast<float>(count), anchor, static_cast<float>(count * anchor - sum), 0};
   }
 }
 
@@ -134,7 +141,7 @@ class BucketRanks {
   static constexpr bool kCountsTargets = false;
 
   explicit BucketRanks(const Row &row)
-      : spread_(row), bounds_(row.bounds.data()), sorted_(row.sorted.data()), bucket_(row.bucket.data()) {}
+      : spread_(row), bounds_(row.tree.bounds.data()), sorted_(row.sorted.data()), bucket_(row.buckets.all.data()) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
     Ints slots[kVectors], crowded = {};
@@ -193,7 +200,7 @@ class BucketHinges {
  public:
   static constexpr bool kCompacts = true;
 
-  explicit BucketHinges(const Row &row) : ranks_(row), line_of_(row.line_of.data()) {}
+  explicit BucketHinges(const Row &row) : ranks_(row), line_of_(row.buckets.line_of.data()) {}
 
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
     Ints ranks[kVectors];

@@ -20,14 +20,14 @@ constexpr int64_t kAnchored = 4;
 // The anchor of each few thresholds, and the starts of their further lines.
 void BuildDirectLines(Row *row) {
   const float *sorted = row->sorted.data();
-  row->lines.Assign(row->sorted_count, 0);
+  row->direct.lines.Assign(row->sorted_count, 0);
   float anchor = 0;
   double sum = 0;
   for (int64_t i = 0; i < row->sorted_count; ++i) {
     const bool anchors = i % kAnchored == 0;
     if (anchors) anchor = sorted[i];
     sum = anchors ? 0 : sum + (static_cast<double>(sorted[i]) - anchor);
-    row->lines.data()[i] = anchors ? anchor : LineStart(sum);
+    row->direct.lines.data()[i] = anchors ? anchor : LineStart(sum);
   }
 }
 
@@ -38,7 +38,7 @@ class DirectHinges {
   static constexpr bool kCompacts = false;
 
   explicit DirectHinges(const Row &row) {
-    for (int i = 0; i < kThresholds; ++i) lines_[i] = Set(row.lines.data()[i]);
+    for (int i = 0; i < kThresholds; ++i) lines_[i] = Set(row.direct.lines.data()[i]);
   }
 
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {

@@ -1,7 +1,13 @@
-// The gradient of a row: each class's number of active targets, and each target's number of active classes.
+// The gradient of a row: for each class its number of active targets, for each target its number of active classes.
 //
-// The first is the class's rank. The second is read off a histogram of the ranks: a target is active with the classes
-// whose rank is greater than its own.
+// The gradient of a class that is no target is scale * k, where k is its rank: how many thresholds its score exceeds.
+// The gradient of a target is -scale * (the number of classes whose rank exceeds the target's own rank).
+// Example, thresholds t0 < t1 < t2 and scores of ranks 0, 2, 3, 2: their gradients are scale * (0, 2, 3, 2); the
+// histogram of the ranks is 1 0 2 1, so t0 (rank 0) is active with 3 classes, t1 (rank 1) with 3, and t2 (rank 2)
+// with 1.
+//
+// Invariant: both are whole numbers, counted exactly, and multiplied by the scale once: the result is rounded once.
+// Cost: one search for each score, as for the loss, and one increment of the histogram for each active score.
 #pragma once
 
 #include <algorithm>

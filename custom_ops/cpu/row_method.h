@@ -83,8 +83,8 @@ template <int kThresholds = 1, class Use>
 MLML_INLINE void WithHinges(const Row &row, Use use) {
   if (row.method == Method::kBuckets) return use(BucketHinges(row));
   if (row.method == Method::kSegments) {
-    return row.levels == kFewSegmentLevels ? use(SegmentHinges<kFewSegmentLevels>(row))
-                                           : use(SegmentHinges<kSegmentLevels>(row));
+    return row.tree.levels == kFewSegmentLevels ? use(SegmentHinges<kFewSegmentLevels>(row))
+                                                : use(SegmentHinges<kSegmentLevels>(row));
   }
   if constexpr (kThresholds < kMostDirectHinges) {
     if (row.sorted_count > kThresholds) return WithHinges<kThresholds + 1>(row, use);
@@ -97,7 +97,8 @@ template <class Use>
 MLML_INLINE void WithRanks(const Row &row, Use use) {
   if (row.method == Method::kDirect) return use(DirectRanks(row));
   if (row.method == Method::kBuckets) return use(BucketRanks(row));
-  row.levels == kFewSegmentLevels ? use(SegmentRanks<kFewSegmentLevels>(row)) : use(SegmentRanks<kSegmentLevels>(row));
+  row.tree.levels == kFewSegmentLevels ? use(SegmentRanks<kFewSegmentLevels>(row))
+                                       : use(SegmentRanks<kSegmentLevels>(row));
 }
 
 // Prepares the row for its ranks, and finds those of the thresholds.

@@ -1,8 +1,20 @@
-// The method of segments, for some thresholds: the sorted thresholds are cut into segments of the same number, so few
-// that a table of one entry for each is looked up by one instruction.
+// The method of segments: search among T sorted thresholds without gathers; every table fits one register permute.
 //
-// A small tree finds the segment that a score lies in. All thresholds of the segments below are less: their hinges are
-// a line in the score. Those of the segment itself are looked up one after the other and compared.
+// t[0] <= t[1] <= ... <= t[T-1], padded with +inf, are cut into S = 2^levels segments of m = T / S + 1 thresholds
+// (segment_size). Example, T = 5, S = 4, m = 2:
+//
+//   s = 0: t0 t1 | s = 1: t2 t3 | s = 2: t4 inf | s = 3: inf inf
+//
+// 1. The segment. x is in segment s if and only if t[s*m - 1] < x <= t[s*m + m - 1]. These bounds form a search tree:
+//    `levels` comparisons find s. The slot of s is s with its bits in the order in which the tree decides them; all
+//    tables are indexed by slot, because the tree yields slots.
+// 2. The number of thresholds below x, its rank: s*m (`first`) + #{i < m - 1 : t[s*m + i] < x} (`steps`). The last
+//    threshold of the segment is >= x by step 1, so m - 1 comparisons are enough.
+// 3. The sum of hinges, with a = t[s*m - 1] (`anchor`): s*m * (x - a) + `start` for the segments below, plus, for its
+//    own, the maximum over n < m of n * (x - a) - sum over i < n of (t[s*m + i] - a) (`lines`): a sum of hinges is
+//    convex, and the maximum of its tangent lines. No term is negative, so nothing cancels.
+//
+// Cost for a vector of scores: `levels` + m - 1 permutes, and as many comparisons or fused multiply-adds.
 #pragma once
 
 #include <algorithm>
@@ -38,9 +50,9 @@ constexpr int LevelSize(int levels) { return std::max(kLanes, 1 << (levels - 1))
 // is its bound: what is greater lies in this segment or in a later one.
 template <class Start>
 void BuildTree(int levels, Start start, Row *row) {
-  row->levels = levels;
-  row->bounds.Assign(int64_t{levels} * LevelSize(levels), kInfinity);
-  float *bounds = row->bounds.data();
+  row->tree.levels = levels;
+  row->tree.bounds.Assign(int64_t{levels} * LevelSize(levels), kInfinity);
+  float *bounds = row->tree.bounds.data();
   const auto bound = [&](int segment) { return row->sorted.data()[start(segment) - 1]; };
   for (int branch = 1; branch < 1 << kRootLevels; ++branch) {
     bounds[branch - 1] = bound(branch << (levels - kRootLevels));
@@ -79,46 +91,48 @@ MLML_INLINE void FindSlots(const float *bounds, const Floats (&scores)[kVectors]
 // Cuts the sorted thresholds, padded by +inf, into 2^levels segments. There is no threshold at the last position of the
 // last.
 void BuildSegments(int levels, Row *row) {
-  row->segment_size = (row->sorted_count >> levels) + 1;
-  BuildTree(levels, [=](int segment) { return segment * row->segment_size; }, row);
+  row->segments.segment_size = (row->sorted_count >> levels) + 1;
+  BuildTree(levels, [=](int segment) { return segment * row->segments.segment_size; }, row);
 }
 
 // The segments' ranks: how many thresholds are less than all of each, and its own.
 void BuildSegmentRanks(Row *row) {
-  const int segments = 1 << row->levels;
-  row->first.Assign(segments, 0);
-  row->steps.Assign((row->segment_size - 1) * segments, kInfinity);
+  const int segments = 1 << row->tree.levels;
+  row->segments.first.Assign(segments, 0);
+  row->segments.steps.Assign((row->segments.segment_size - 1) * segments, kInfinity);
   for (int segment = 0; segment < segments; ++segment) {
-    const int slot = SlotOf(segment, row->levels);
-    const int64_t first = segment * row->segment_size;
+    const int slot = SlotOf(segment, row->tree.levels);
+    const int64_t first = segment * row->segments.segment_size;
     if (first > row->sorted_count) break;  // no score is greater than +inf
-    row->first.data()[slot] = static_cast<int32_t>(first);
-    for (int64_t step = 0; step < row->segment_size - 1; ++step) {
-      row->steps.data()[step * segments + slot] = row->sorted.data()[first + step];
+    row->segments.first.data()[slot] = static_cast<int32_t>(first);
+    for (int64_t step = 0; step < row->segments.segment_size - 1; ++step) {
+      row->segments.steps.data()[step * segments + slot] = row->sorted.data()[first + step];
     }
   }
 }
 
 // The segments' lines: that of the thresholds that are less than all of it, and by how much each of its own raises it.
 void BuildSegmentLines(Row *row) {
-  const int segments = 1 << row->levels;
+  const int segments = 1 << row->tree.levels;
   const float *sorted = row->sorted.data();
-  for (Aligned<float> *table : {&row->slope, &row->anchor, &row->start}) table->Assign(segments, 0);
-  row->lines.Assign((row->segment_size - 1) * segments, -kInfinity);
+  for (Aligned<float> *table : {&row->segments.slope, &row->segments.anchor, &row->segments.start})
+    table->Assign(segments, 0);
+  row->segments.lines.Assign((row->segments.segment_size - 1) * segments, -kInfinity);
   double sum = 0;  // of the thresholds below the segment
   for (int segment = 0; segment < segments; ++segment) {
-    const int slot = SlotOf(segment, row->levels);
-    const int64_t first = segment * row->segment_size;
+    const int slot = SlotOf(segment, row->tree.levels);
+    const int64_t first = segment * row->segments.segment_size;
     if (first > row->sorted_count) break;
     const float anchor = sorted[std::max<int64_t>(first - 1, 0)];
-    row->slope.data()[slot] = static_cast<float>(first);
-    row->anchor.data()[slot] = anchor;
-    row->start.data()[slot] = static_cast<float>(static_cast<double>(first) * anchor - sum);
+    row->segments.slope.data()[slot] = static_cast<float>(first);
+    row->segments.anchor.data()[slot] = anchor;
+    row->segments.start.data()[slot] = static_cast<float>(static_cast<double>(first) * anchor - sum);
     double distances = 0;
-    for (int64_t step = 0; step < row->segment_size; ++step) {
+    for (int64_t step = 0; step < row->segments.segment_size; ++step) {
       sum += sorted[first + step];
       distances += static_cast<double>(sorted[first + step]) - anchor;
-      if (step < row->segment_size - 1) row->lines.data()[step * segments + slot] = LineStart(distances);
+      if (step < row->segments.segment_size - 1)
+        row->segments.lines.data()[step * segments + slot] = LineStart(distances);
     }
   }
 }
@@ -129,12 +143,12 @@ class SegmentHinges {
   static constexpr bool kCompacts = true;
 
   explicit SegmentHinges(const Row &row)
-      : bounds_(row.bounds.data()),
-        slope_(row.slope.data()),
-        anchor_(row.anchor.data()),
-        start_(row.start.data()),
-        lines_(row.lines.data()),
-        end_(lines_ + ((row.segment_size - 1) << kLevels)) {}
+      : bounds_(row.tree.bounds.data()),
+        slope_(row.segments.slope.data()),
+        anchor_(row.segments.anchor.data()),
+        start_(row.segments.start.data()),
+        lines_(row.segments.lines.data()),
+        end_(lines_ + ((row.segments.segment_size - 1) << kLevels)) {}
 
   MLML_INLINE void Hinges(const Floats (&scores)[kVectors], Floats (&hinges)[kVectors]) const {
     using Lookup = TableLookup<1 << kLevels>;
@@ -172,10 +186,10 @@ class SegmentRanks {
   static constexpr bool kCountsTargets = false;
 
   explicit SegmentRanks(const Row &row)
-      : bounds_(row.bounds.data()),
-        first_(reinterpret_cast<const float *>(row.first.data())),
-        steps_(row.steps.data()),
-        end_(steps_ + ((row.segment_size - 1) << kLevels)) {}
+      : bounds_(row.tree.bounds.data()),
+        first_(reinterpret_cast<const float *>(row.segments.first.data())),
+        steps_(row.segments.steps.data()),
+        end_(steps_ + ((row.segments.segment_size - 1) << kLevels)) {}
 
   MLML_INLINE void Ranks(const Floats (&scores)[kVectors], Ints (&ranks)[kVectors], uint32_t *) const {
     using Lookup = TableLookup<1 << kLevels>;
