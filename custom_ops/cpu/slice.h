@@ -115,6 +115,6 @@ inline std::vector<double> RowLosses(const Partial<const float> &partial) {
     return SHAPES;                                                                                                     \
   }                                                                                                                    \
   MLML_EXPORT TYPE_TYPE NAME##InferType(std::vector<TypeId> types, AotExtra *) {                                       \
-    (void)types;                                                                                                       \
+    (void)types.data();                                                                                                \
     return TYPES;                                                                                                      \
   }
