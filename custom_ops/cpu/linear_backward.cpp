@@ -108,7 +108,7 @@ class LinearBackward {
     if (WantsWeight()) ScaleFeatures();
     if (WantsFeatures()) sums_.assign(work_.ranges * batch_.labels.rows * size, 0);
     const bool is_packed = layout_.SavedAs() == SavedLayout::Mode::kPacked;
-    if (!is_packed) PrepareRows();
+    PrepareRows();
     if (!WantsWeight()) {
       RunByParts();
     } else if (is_packed && !WantsFeatures()) {
@@ -153,7 +153,7 @@ class LinearBackward {
     all_dense_ = check != 0 || targets_.AnyNan();
   }
 
-  // For what is computed again.
+  // For cells that are computed again; also of a packed layout, after an operator that has failed.
   void PrepareRows() {
     bool any = false;
     for (int64_t cell = 0; cell < layout_.Cells(); ++cell) any = any || cells_[cell].offset < 0;
