@@ -44,7 +44,6 @@ BATCH = 64
 PRECISIONS = 1, 3, 5
 CANDIDATES = 256  # the best classes of a sample, among which the threshold chooses
 SAMPLED_ROWS = 64  # for the share of active pairs
-MOMENTUM_RATE, ADAM_RATE = 75.0, 0.01  # the former for one label a sample: with twice as many, half of it
 ATTRIBUTE = re.compile(r"@attribute\s+('(?:[^'\\]|\\.)*'|\"[^\"]*\"|\S+)\s+(.*)", re.IGNORECASE)
 
 
@@ -127,6 +126,20 @@ def read(arguments):
     if arguments.scale != "none":
         x, test_x = normalize(x), normalize(test_x)
     return (x.astype(np.float32), train_targets), (test_x.astype(np.float32), test_targets), classes
+
+
+def labels_of_a_sample(targets):
+    return (targets >= 0).sum() / len(targets)
+
+
+def default_rate(features, targets, classes, arguments):
+    """A rate for Momentum that fits the gradient's size, see docs/training.md."""
+    if arguments.optimizer == "adam":
+        return 0.01
+    if arguments.loss == "bce":
+        return 3.0
+    squared_length = features.power(2).sum() / len(targets)
+    return float(2 * np.sqrt(classes) / (labels_of_a_sample(targets) * squared_length))
 
 
 class Network(nn.Cell):
@@ -266,8 +279,8 @@ def main():
     add("--hidden", type=int, default=0, help="the size of a hidden layer; 0: a linear model")
     add("--loss", choices=["margin", "bce"], default="margin", help="bce: binary cross-entropy")
     add("--optimizer", choices=["momentum", "adam"], default="momentum")
-    rate = f"the first learning rate, which falls to 0 along a cosine; default: {MOMENTUM_RATE:g} / the labels of a "
-    add("--rate", type=float, help=f"{rate}sample, on average; with Adam {ADAM_RATE}")
+    rate = "the first learning rate, which falls to 0 along a cosine; default: as in docs/training.md"
+    add("--rate", type=float, help=rate)
     add("--epochs", type=int, default=10)
     add("--seed", type=int, default=1)
     add("--output", default="train_file.png", help="where to draw")
@@ -279,10 +292,11 @@ def main():
     rows = np.random.default_rng(arguments.seed).permutation(len(targets))
     tuning, rows = np.split(rows, [len(rows) // 10])  # a tenth of the training samples is for the threshold
     tuning, samples = (features[tuning], targets[tuning]), (features[rows], targets[rows])
-    per_sample = (targets >= 0).sum() / len(targets)
-    print(f"{len(rows)} samples, {features.shape[1]} features, {classes} classes, {per_sample:.1f} labels a sample")
+    labels = f"{labels_of_a_sample(targets):.1f}"
+    print(f"{len(rows)} samples, {features.shape[1]} features, {classes} classes, {labels} labels a sample")
     if arguments.rate is None:
-        arguments.rate = ADAM_RATE if arguments.optimizer == "adam" else float(MOMENTUM_RATE / per_sample)
+        arguments.rate = default_rate(features, targets, classes, arguments)
+    print(f"learning rate {arguments.rate:.3g}")
 
     network = Network(features.shape[1], arguments.hidden, samples[1], classes, arguments.loss)
     history = train(network, samples, test, classes, arguments)
