@@ -14,12 +14,14 @@ from mindspore_mlml.many_classes import (
     LinearMultilabelMarginLoss,
     linear_multilabel_margin_loss,
 )
+from mindspore_mlml.metrics import PrecisionAtK
 
 __all__ = [
     "ClassParallelMultilabelMarginLoss",
     "LinearMultilabelMarginLoss",
     "MultilabelMarginLoss",
     "MultilabelMarginLossFromLabels",
+    "PrecisionAtK",
     "check_target",
     "linear_multilabel_margin_loss",
     "multi_hot_from_targets",

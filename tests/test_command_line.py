@@ -86,7 +86,7 @@ def test_many_labels_example_is_better_than_naming_the_most_frequent(tmp_path, c
     assert (tmp_path / "many_labels.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/labels.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/labels.md", "docs/training.md"])
 def test_the_examples_of_the_documentation_run(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     failures, tests = doctest.testfile(str(EXAMPLES.parent / file), module_relative=False)

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 import mindspore_mlml
-from mindspore_mlml import _patch, functional, labels, losses, many_classes
+from mindspore_mlml import _patch, functional, labels, losses, many_classes, metrics
 from tests.support.cases import DTYPES, EXAMPLE_INPUT, EXAMPLE_TARGET, REDUCTIONS
 from tests.support.nets import FORMS, run_loss
 
@@ -57,7 +57,7 @@ def test_output_is_a_tensor_of_the_input_dtype_and_the_documented_shape(mode, fo
         assert output.dtype == (ms.float16 if dtype == np.float16 else ms.float32)
 
 
-@pytest.mark.parametrize("module", [functional, losses, labels, many_classes, _patch])
+@pytest.mark.parametrize("module", [functional, losses, labels, many_classes, metrics, _patch])
 def test_docstring_examples_run(module):
     failures, tests = doctest.testmod(module)
     assert tests > 0
