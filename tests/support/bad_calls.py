@@ -16,8 +16,8 @@ from mindspore_mlml._backends import kernel_in_use
 
 CLASSES = 9
 X = Tensor(np.random.default_rng(0).standard_normal((4, CLASSES)).astype(np.float32))
-# Labels as arrays, and a Tensor of them for each call, as a data set gives them: after an error in a gradient, MindSpore
-# 2.7 lets two Tensors share memory (and its own nll_loss corrupts the heap).
+# Labels as arrays, and a Tensor of them for each call, as a data set gives them: after an error in a gradient,
+# MindSpore 2.7 lets two Tensors share memory (and its own nll_loss corrupts the heap).
 GOOD, BAD = np.zeros((4, 2), np.int32), np.full((4, 2), CLASSES, np.int32)
 GOOD_TARGET, BAD_TARGET = (np.full((4, CLASSES), value, np.int32) for value in (0, CLASSES))
 
