@@ -55,12 +55,16 @@ def all_calls(reductions):
         if has_class_parallel:
             loss = ClassParallelMultilabelMarginLoss(CLASSES, reduction)
             add(f"class parallel, {reduction}", _calls(loss, GOOD, BAD))
-        head = LinearMultilabelMarginLoss(CLASSES, CLASSES, reduction)
-        add(f"linear layer, {reduction}", _calls(head, GOOD, BAD, head.trainable_params()))
-        add(
-            f"linear function, {reduction}",
-            _calls(lambda x, y, r=reduction, w=head.weight: linear_multilabel_margin_loss(x, w, None, y, r), GOOD, BAD),
-        )
+        # With other kernels the layer has operators of MindSpore after the one that fails, which may fail too.
+        if kernel_in_use() == "cpu":
+            head = LinearMultilabelMarginLoss(CLASSES, CLASSES, reduction)
+            add(f"linear layer, {reduction}", _calls(head, GOOD, BAD, head.trainable_params()))
+            add(
+                f"linear function, {reduction}",
+                _calls(
+                    lambda x, y, r=reduction, w=head.weight: linear_multilabel_margin_loss(x, w, None, y, r), GOOD, BAD
+                ),
+            )
     if has_class_parallel:
         right, wrong = (ClassParallelMultilabelMarginLoss(classes) for classes in (CLASSES, CLASSES - 1))
         result["class parallel, number of classes"] = (
