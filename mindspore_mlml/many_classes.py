@@ -72,14 +72,11 @@ def linear_multilabel_margin_loss(
         0.7625
     """
     name = "linear_multilabel_margin_loss"
-    if not isinstance(features, Tensor):
-        raise TypeError(f"For '{name}', the 'features' must be a Tensor, but got {_checks.shorten(features)}.")
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"For '{name}', the 'weight' must be a Tensor, but got {_checks.shorten(weight)}.")
-    if bias is not None and not isinstance(bias, Tensor):
-        raise TypeError(f"For '{name}', the 'bias' must be a Tensor or None, but got {_checks.shorten(bias)}.")
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"For '{name}', the 'labels' must be a Tensor, but got {_checks.shorten(labels)}.")
+    _checks.check_tensor(name, "features", features)
+    _checks.check_tensor(name, "weight", weight)
+    if bias is not None:
+        _checks.check_tensor(name, "bias", bias)
+    _checks.check_tensor(name, "labels", labels)
     if _ops.in_graph():
         return _linear.loss(name, features, weight, bias, labels, reduction)
     return _ops.in_turn(_linear.loss, name, features, weight, bias, labels, reduction)

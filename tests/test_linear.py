@@ -672,11 +672,11 @@ def shaped(name, *shape):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"features": None}, TypeError, "the 'features' must be a Tensor, but got None."),
-        ({"features": [[1.0] * 3] * 2}, TypeError, "the 'features' must be a Tensor, but got [[1.0"),
-        ({"weight": 2.5}, TypeError, "the 'weight' must be a Tensor, but got 2.5."),
-        ({"bias": "zeros"}, TypeError, "the 'bias' must be a Tensor or None, but got zeros."),
-        ({"labels": [[1], [2]]}, TypeError, "the 'labels' must be a Tensor, but got [[1"),
+        ({"features": None}, TypeError, "the 'features' must be a Tensor, but got NoneType."),
+        ({"features": [[1.0] * 3] * 2}, TypeError, "the 'features' must be a Tensor, but got list."),
+        ({"weight": 2.5}, TypeError, "the 'weight' must be a Tensor, but got float."),
+        ({"bias": "zeros"}, TypeError, "the 'bias' must be a Tensor, but got str."),
+        ({"labels": [[1], [2]]}, TypeError, "the 'labels' must be a Tensor, but got list."),
         (
             cast("features", ms.float64),
             TypeError,
