@@ -109,8 +109,8 @@ def measure_memory(shape, share, kind):
     step = ms.jit(ms.value_and_grad(network, 0, network.trainable_params()))
 
     def run(rows=shape[0]):
-        loss, (of_features, _) = step(features[:rows], labels[:rows])
-        return loss.asnumpy(), of_features.asnumpy()
+        loss, (grad_features, _) = step(features[:rows], labels[:rows])
+        return loss.asnumpy(), grad_features.asnumpy()
 
     for rows in (1, 2):  # what does not depend on the number of samples: the parameters' gradients, the compiler
         run(rows)
@@ -126,8 +126,8 @@ def compare(shape, shares):
     times = run("--measure", "times", "--shares", *map(str, shares))[-len(shares) :]
     for share, line in zip(shares, times):
         memory = [float(run("--measure", kind, "--shares", str(share))[-1]) / 1e6 for kind in KINDS]
-        of = {(kind, name): median for kind, name, median in json.loads(line)}
-        pairs = [[of[kind, name] for kind in KINDS] for name in ("forward", "step", "with features")]
+        medians = {(kind, name): median for kind, name, median in json.loads(line)}
+        pairs = [[medians[kind, name] for kind in KINDS] for name in ("forward", "step", "with features")]
         columns = [f"{dense:7.1f} /{layer:7.1f}" for dense, layer in pairs]
         columns += [f"{dense / layer:8.2f}" for dense, layer in pairs[1:]]
         columns += [f"{pairs[2][1] / pairs[0][1]:9.2f}", "{:5.0f} /{:4.0f}".format(*memory)]

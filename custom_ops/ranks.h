@@ -132,6 +132,14 @@ inline const int64_t *ReadPlaceValues(const Arguments &arguments, int index) {
   return static_cast<const int64_t *>(arguments.Read(index, "place", "int64", size));
 }
 
+// "place" has one element for each rank behind its numbers.
+inline void CheckPlaceSize(const Arguments &arguments, int index, int64_t ranks) {
+  if (arguments.Elements(index) != kPlaceSize + ranks) {
+    arguments.Fail("'place' must have " + std::to_string(kPlaceSize + ranks) + " elements, but got shape " +
+                   arguments.ShapeName(index) + ".");
+  }
+}
+
 inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *values, const Batch &batch) {
   const Place place = PlaceOf(values, batch.scores.classes);
   const Fault fault = FaultOf(place);
@@ -145,10 +153,7 @@ inline Place CheckPlace(const Arguments &arguments, int index, const int64_t *va
     arguments.FailInput("there must be from 1 to " + std::to_string(kMostRanks) + " ranks, but got number " +
                         std::to_string(place.rank) + " of " + std::to_string(place.ranks) + ".");
   }
-  if (arguments.Elements(index) != kPlaceSize + place.ranks) {
-    arguments.Fail("'place' must have " + std::to_string(kPlaceSize + place.ranks) + " elements, but got shape " +
-                   arguments.ShapeName(index) + ".");
-  }
+  CheckPlaceSize(arguments, index, place.ranks);
   return place;
 }
 

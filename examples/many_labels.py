@@ -153,8 +153,8 @@ class Progress(ms.train.Callback):
 
 def share_of_active_pairs(scores, labels):
     """The share of (sample, class) pairs with a score that exceeds the least threshold of the sample's labels."""
-    of_labels = np.where(labels >= 0, np.take_along_axis(scores, np.maximum(labels, 0), axis=1), np.inf)
-    return float((scores > of_labels.min(axis=1, keepdims=True) - 1).mean())
+    label_scores = np.where(labels >= 0, np.take_along_axis(scores, np.maximum(labels, 0), axis=1), np.inf)
+    return float((scores > label_scores.min(axis=1, keepdims=True) - 1).mean())
 
 
 def train(name, network, scores_of, samples, epochs):

@@ -610,9 +610,9 @@ class TopK(nn.Cell):
 def test_top_k_of_one_sample(mode, rng, classes):
     features, weight = rng.standard_normal(8).astype(np.float32), rng.standard_normal((classes, 8)).astype(np.float32)
     head = make_head(weight, None, "mean")
-    scores, places = (result.asnumpy() for result in TopK(head, 5)(Tensor(features)))
-    np.testing.assert_array_equal(places, np.argsort(-(weight @ features))[:5])
-    np.testing.assert_allclose(scores, (weight @ features)[places], rtol=1e-5)
+    scores, indices = (result.asnumpy() for result in TopK(head, 5)(Tensor(features)))
+    np.testing.assert_array_equal(indices, np.argsort(-(weight @ features))[:5])
+    np.testing.assert_allclose(scores, (weight @ features)[indices], rtol=1e-5)
     assert head.predict(Tensor(features)).shape == (classes,)
 
 
@@ -762,12 +762,12 @@ def test_errors_of_calling_the_head(mode):
 def test_features_and_labels_of_the_cells_must_be_tensors(mode, make):
     """The message has the type, not the value, which may be large."""
     head, class_parallel = LinearMultilabelMarginLoss(3, 4), ClassParallelMultilabelMarginLoss(4)
-    features, labels, of_layer = make(FEATURES.asnumpy()), Tensor(EXAMPLE_TARGET), "LinearMultilabelMarginLoss"
+    features, labels, layer = make(FEATURES.asnumpy()), Tensor(EXAMPLE_TARGET), "LinearMultilabelMarginLoss"
     for call, op, name in (
-        (lambda: head(features, labels), of_layer, "features"),
-        (lambda: head(FEATURES, make(EXAMPLE_TARGET)), of_layer, "labels"),
-        (lambda: head.predict(features), of_layer, "features"),
-        (lambda: head.top_k(features, 2), of_layer, "features"),
+        (lambda: head(features, labels), layer, "features"),
+        (lambda: head(FEATURES, make(EXAMPLE_TARGET)), layer, "labels"),
+        (lambda: head.predict(features), layer, "features"),
+        (lambda: head.top_k(features, 2), layer, "features"),
         (lambda: class_parallel(features, labels), "ClassParallelMultilabelMarginLoss", "x"),
         (lambda: class_parallel(FEATURES, make(EXAMPLE_TARGET)), "ClassParallelMultilabelMarginLoss", "labels"),
     ):

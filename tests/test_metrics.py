@@ -9,7 +9,7 @@ from mindspore.dataset import NumpySlicesDataset
 from mindspore_mlml import LinearMultilabelMarginLoss, PrecisionAtK
 
 SCORES = np.float32([[0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.7, 0.5], [0.9, 0.1, 0.2, 0.3]])
-TARGET = np.int32([[3, 0, -1], [1, -1, 2], [-1, -1, -1]])  # the 2 stands behind the end
+TARGET = np.int32([[3, 0, -1], [1, -1, 2], [-1, -1, -1]])  # the 2 comes after the end
 
 
 def precision(k, *updates):
@@ -98,5 +98,5 @@ def test_scores_in_a_model(mode):
     check_evaluation(evaluate(Evaluation))
 
 
-def test_top_k_in_a_model():
+def test_top_k_in_a_model(mode):
     check_evaluation(evaluate(EvaluationOfTopK))

@@ -15,7 +15,7 @@ def code_blocks(text):
 
 
 def code_and_figures(text):
-    """How often each piece of inline code, each link and each number stands in a text."""
+    """How often each piece of inline code, each link and each number occurs in a text."""
     found = re.findall(r"`([^`]+)`|\]\(([^)]+)\)|(\d[\d.]*)", text.replace("```python", "").replace("```", ""))
     pieces = Counter("".join(groups).rstrip(".") for groups in found)
     return {piece: count for piece, count in pieces.items() if piece not in ("README.md", "README_CN.md")}

@@ -288,7 +288,7 @@ def main():
                 except subprocess.CalledProcessError:
                     outcome = "does not compile"
                 shutil.rmtree(folder)
-            print(f"{outcome:<45}{mutant}", flush=True)
+            print(f"{outcome:<55}{mutant}", flush=True)
             return outcome
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -20,7 +20,7 @@ constexpr int64_t kMostClassesOfLayer = 1 << 24;  // so that float32 counts them
 
 // The features, labels and parameters of one call.
 struct Layer {
-  Batch batch;  // the labels, and which classes the layer has; the data of the scores, which it never has all, is null
+  Batch batch;  // the labels, and the classes; the data of the scores is null, because they are never all in memory
   int64_t num_features = 0;
   Elements features, weight, bias;
   const Arguments *arguments = nullptr;

@@ -43,10 +43,7 @@ struct Call {
       arguments.Fail("'header' must be of 1 to " + std::to_string(kMostRanks) + " ranks, but got shape " +
                      arguments.ShapeName(kHeader) + ".");
     }
-    if (arguments.Elements(kPlace) != kPlaceSize + ranks) {
-      arguments.Fail("'place' must have " + std::to_string(kPlaceSize + ranks) + " elements, but got shape " +
-                     arguments.ShapeName(kPlace) + ".");
-    }
+    CheckPlaceSize(arguments, kPlace, ranks);
     header = static_cast<float *>(arguments.Read(kHeader, "header", "float32", HeaderSize(ranks)));
     layout = {ranks, batch.labels.rows, batch.labels.num_labels};
     workspace = arguments.Workspace(output + 1);

@@ -27,8 +27,8 @@ def _calls(function, good, bad, parameters=None):
     gradient = ms.grad(lambda x, labels: function(x, labels).sum(), 0, parameters)
 
     def differentiate(labels):
-        of_x = gradient(X, Tensor(labels))
-        return (of_x[0] if parameters else of_x).asnumpy()
+        grad_x = gradient(X, Tensor(labels))
+        return (grad_x[0] if parameters else grad_x).asnumpy()
 
     yield "loss", lambda: function(X, Tensor(good)).asnumpy(), lambda: function(X, Tensor(bad)).asnumpy()
     yield "gradient", lambda: differentiate(good), lambda: differentiate(bad)
